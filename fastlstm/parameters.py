@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""Named arrays in one flat buffer."""
+
+from math import prod
+
+import numpy as np
+
+__all__ = ["Parameters"]
+
+
+class Parameters(dict):
+    """Named arrays, each of them a view into one contiguous 1-D buffer.
+
+    Parameters
+    ----------
+    shapes : dict of str to tuple of int
+        The arrays, in the order in which they lie in the buffer.
+    dtype : dtype
+        float32 or float64.
+    flat : ndarray (n,), optional
+        Use this buffer instead of a new one of zeros.
+
+    Attributes
+    ----------
+    flat : ndarray (n,)
+        The buffer: what an optimiser updates and what an all-reduce sends.
+
+    Raises
+    ------
+    ValueError
+        ``flat`` has another dtype or shape than the arrays need, or is not contiguous.
+
+    Examples
+    --------
+    >>> p = Parameters({"weight": (2, 3), "bias": (2,)}, "float32")
+    >>> p["bias"][:] = 1
+    >>> p.flat
+    array([0., 0., 0., 0., 0., 0., 1., 1.], dtype=float32)
+    """
+
+    def __init__(self, shapes, dtype, flat=None):
+        super().__init__()
+        size = sum(prod(shape) for shape in shapes.values())
+        if flat is None:
+            flat = np.zeros(size, dtype)
+        elif flat.shape != (size,) or flat.dtype != dtype or not flat.flags.c_contiguous:
+            raise ValueError(
+                f"flat must be a contiguous {np.dtype(dtype)} array of shape ({size},), "
+                f"got {flat.dtype} {flat.shape}"
+            )
+        self.flat = flat
+        start = 0
+        for name, shape in shapes.items():
+            stop = start + prod(shape)
+            self[name] = flat[start:stop].reshape(shape)
+            start = stop
+
+    @property
+    def shapes(self):
+        """Name -> shape, in the order of the buffer."""
+        return {name: array.shape for name, array in self.items()}

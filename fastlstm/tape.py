@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""What a forward pass leaves for the backward pass, and for whoever wants to look."""
+
+import numpy as np
+
+__all__ = ["Tape"]
+
+
+class Tape:
+    """The record of one forward pass: one layer, one direction.
+
+    `lstm_backward` consumes it: the activated gates are overwritten by their gradients in
+    place. It refers to ``x`` and to the weights without a copy, so both must stay as they
+    were until the backward pass has run.
+
+    Attributes
+    ----------
+    h : ndarray (T+1, B, H|P)
+        All hidden states. Slot 0 holds h0 and slot t+1 the state after step t; with
+        ``reverse`` slot ``lengths[b]`` holds h0 and slot t the state after step t.
+        Beyond a row's length: 0.
+    c : ndarray (T+1, B, H)
+        All cell states, as ``h``.
+    gates : ndarray (T, B, 4, H)
+        The activated gates i, f, g, o. Beyond a row's length: 0.
+
+    Raises
+    ------
+    RuntimeError
+        The tape was consumed by `lstm_backward` (only ``gates``).
+    """
+
+    def __init__(self, inputs, h, c, gates, h_raw=None, order=None):
+        self.inputs = inputs  # checks.Inputs: the arguments of the forward pass
+        self._h = h  # (T+1, B, >= H|P) in the row order of the engine
+        self._c = c  # (T+1, B, >= H)
+        self._gates = gates  # (T, B, U, 4, L): U panels of L units; the plain layout is U = 1
+        self.h_raw = h_raw  # (T, B, H) o * tanh(c) before the projection, or None
+        self.order = order  # (B,) the engine's row k is row order[k] of the caller, or None
+        self._consumed = False
+
+    @property
+    def h(self):
+        """All hidden states (T+1, B, H|P)."""
+        return self._rows(self._h[:, :, : self.inputs.P])
+
+    @property
+    def c(self):
+        """All cell states (T+1, B, H)."""
+        return self._rows(self._c[:, :, : self.inputs.H])
+
+    @property
+    def gates(self):
+        """The activated gates (T, B, 4, H), order i f g o."""
+        if self._consumed:
+            raise RuntimeError(
+                "the gates of this tape were overwritten by lstm_backward; "
+                "look before it, or call lstm_backward(..., keep=True)"
+            )
+        T, B, U, _, L = self._gates.shape
+        gates = self._gates.transpose(0, 1, 3, 2, 4).reshape(T, B, 4, U * L)
+        return self._rows(gates[..., : self.inputs.H])
+
+    def _rows(self, a):
+        """``a`` with axis 1 in the caller's order of rows; read-only, as backward needs it."""
+        a = a[:] if self.order is None else a[:, np.argsort(self.order)]
+        a.flags.writeable = False
+        return a
+
+    def consume(self, keep):
+        """The gates for the backward pass to overwrite: a copy if ``keep``, else for good."""
+        if self._consumed:
+            raise RuntimeError(
+                "lstm_backward has consumed this tape already; run the forward pass again, "
+                "or call lstm_backward(..., keep=True) the first time"
+            )
+        self._consumed = not keep
+        return self._gates.copy() if keep else self._gates
