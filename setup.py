@@ -16,6 +16,7 @@ import re
 import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -42,8 +43,8 @@ DIRECTIVES = {
 
 
 def read_flags():
-    """csrc/flags.mk as a dict name -> list of words."""
-    text = Path("csrc/flags.mk").read_text(encoding="utf-8")
+    """the flags in csrc/Makefile, as a dict name -> list of words."""
+    text = Path("csrc/Makefile").read_text(encoding="utf-8")
     return {name: words.split() for name, words in re.findall(r"^(\w+) :=(.*)$", text, re.M)}
 
 
@@ -63,22 +64,19 @@ if MSVC:  # written from the manual, never run
     ISA_FLAGS = {"avx512": ["/arch:AVX512"], "avx2": ["/arch:AVX2"], "neon": []}
     EXT_FLAGS, LINK_FLAGS, SYSTEM_LIBRARIES = ["/O2"], [], []
 else:
-    CSRC_FLAGS = FLAGS["CSRC_FLAGS"]
-    ISA_FLAGS = {isa: FLAGS[f"ISA_FLAGS_{isa}"] for isa in ISAS}
-    EXT_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
-    EXT_FLAGS += ["-fvisibility=hidden", "-Wno-unused-function"]
-    LINK_FLAGS = ["-pthread"]
-    SYSTEM_LIBRARIES = ["m"]
+    LINK_FLAGS, SYSTEM_LIBRARIES = ["-pthread"], ["m"]
     if SANITIZE:
-        sanitize = [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-g", "-O1"]
-        CSRC_FLAGS, EXT_FLAGS = CSRC_FLAGS + sanitize, EXT_FLAGS + sanitize
+        kind = [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-g", "-O1"]
         LINK_FLAGS.append(f"-fsanitize={SANITIZE}")
     elif DEBUG:
-        CSRC_FLAGS, EXT_FLAGS = CSRC_FLAGS + ["-g"], EXT_FLAGS + ["-g"]
+        kind = ["-g"]
     else:
-        CSRC_FLAGS, EXT_FLAGS = CSRC_FLAGS + ["-g0"], EXT_FLAGS + ["-g0"]
-        if sys.platform.startswith("linux"):
-            LINK_FLAGS.append("-Wl,-s")
+        kind = ["-g0"]
+        LINK_FLAGS += ["-Wl,-s"] if sys.platform.startswith("linux") else []
+    CSRC_FLAGS = FLAGS["CSRC_FLAGS"] + kind
+    ISA_FLAGS = {isa: FLAGS[f"ISA_FLAGS_{isa}"] for isa in ISAS}
+    EXT_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
+    EXT_FLAGS += ["-fvisibility=hidden", "-Wno-unused-function", *kind]
 
 
 def csrc_libraries():
@@ -87,11 +85,10 @@ def csrc_libraries():
     portable = set(Path("csrc").glob("*.c")) - isa_files - set(Path("csrc").glob("test_*.c"))
     if not portable:
         return []
-    built = [(f"FL_HAVE_{isa.upper()}", "1") for isa in ISAS]
 
     def library(sources, flags):
         sources = sorted(map(str, sources))
-        return {"sources": sources, "macros": built, "include_dirs": ["csrc"], "cflags": flags}
+        return {"sources": sources, "include_dirs": ["csrc"], "cflags": flags}
 
     libraries = [("fastlstm_portable", library(portable, CSRC_FLAGS))]
     for isa in ISAS:
@@ -122,16 +119,15 @@ def extensions():
 
 def build_dir():
     """Where objects go, whichever command builds: so that pip and ``build_ext`` share them."""
-    kind = "-debug" if DEBUG else ""
-    kind += "-" + SANITIZE.replace(",", "-") if SANITIZE else ""
-    return Path("build", f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}{kind}")
+    return Path("build", f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}")
 
 
 def flags_stamp():
     """A file that changes when the flags do: objects are older than it and are built again."""
     names = ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "ARCHFLAGS")
-    environment = {name: os.environ.get(name) for name in names}
-    text = repr((CSRC_FLAGS, ISA_FLAGS, EXT_FLAGS, LINK_FLAGS, DIRECTIVES, LIBRARIES, environment))
+    environment = [os.environ.get(name) for name in names]
+    flags = (LIBRARIES, ISA_FLAGS, EXT_FLAGS, LINK_FLAGS, DIRECTIVES)
+    text = repr((flags, environment, metadata.version("Cython")))
     stamp = build_dir() / "flags"
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != text:
         stamp.parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +160,6 @@ class BuildCsrc(build_clib):
                 self.compiler.compile(
                     [source],
                     output_dir=self.build_temp,
-                    macros=info["macros"],
                     include_dirs=info["include_dirs"],
                     extra_postargs=info["cflags"],
                 )
@@ -199,7 +194,7 @@ class BuildExtensions(build_ext):
         from Cython.Build import cythonize
 
         stamp = flags_stamp()
-        c_dir = build_dir() / "cython"
+        c_dir = Path("build", "cython")
         outdated = [
             pyx
             for pyx in Path("fastlstm").glob("*.pyx")
@@ -230,6 +225,7 @@ class BuildExtensions(build_ext):
                 extension.depends += archives
         self.compile_all = self.compiler.compile
         self.compiler.compile = self.compile_stale
+        self.compiler.force = True  # it would not link again for a library that changed
         super().build_extensions()
 
     def compile_stale(self, sources, output_dir=None, **options):
