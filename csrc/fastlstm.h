@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/* The contract between csrc/ and its callers (the Cython engine and test_kernels.c).
+ *
+ * Dims, the same letters everywhere in this folder:
+ *     T  time steps     B  batch rows     I  input size     H  hidden units
+ * Sizes and offsets are ptrdiff_t. Gates stand in the order i f g o.
+ *
+ * Nothing here allocates, prints, exits, or knows of Python. */
+#ifndef FASTLSTM_H
+#define FASTLSTM_H
+
+#include <stddef.h>
+
+/* dtype is an index into the members of fl_kernels. */
+enum { FL_F32 = 0, FL_F64 = 1, FL_N_DTYPES = 2 };
+
+/* All kernels of one instruction set. The tables are constant and live as long as the library. */
+typedef struct {
+    const char *isa;              /* "avx512", "avx2" or "neon" */
+    ptrdiff_t lanes[FL_N_DTYPES]; /* values in one vector */
+
+    /* y[k] = sigmoid(x[k]) or tanh(x[k]) for 0 <= k < n, at most 3 ulp off (activations.inc.h).
+     * x and y: n values of the dtype, aligned as that dtype; y is x itself or does not overlap it.
+     * An element's result does not depend on its position, nor on its neighbours. */
+    void (*sigmoid[FL_N_DTYPES])(const void *x, void *y, ptrdiff_t n);
+    void (*tanh[FL_N_DTYPES])(const void *x, void *y, ptrdiff_t n);
+} fl_kernels;
+
+/* The kernels of this name, or NULL: "none", an unknown name, one that is not compiled in, or one
+ * that this processor or its operating system does not run. */
+const fl_kernels *fl_kernels_for(const char *isa);
+
+/* The name of the fastest instruction set that fl_kernels_for accepts here; "none" without any. */
+const char *fl_best_isa(void);
+
+/* The names compiled in, fastest first, then "none", then NULL. */
+const char *const *fl_isas(void);
+
+#endif

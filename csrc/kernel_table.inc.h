@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: MIT */
+/* The table fl_kernels_<isa> of what instantiate.inc.h has made, for both types.
+ * A new kernel: a member in fastlstm.h and a line here. */
+#include "fastlstm.h"
+
+#define FL_STRING_(text) #text
+#define FL_STRING(text)  FL_STRING_(text)
+#define FL_CAT2_(a, b)   a##_##b
+#define FL_CAT2(a, b)    FL_CAT2_(a, b)
+#define FL_BOTH(name)    {FL_NAME(name, f32), FL_NAME(name, f64)}
+
+extern const fl_kernels FL_CAT2(fl_kernels, ISA);
+
+const fl_kernels FL_CAT2(fl_kernels, ISA) = {
+    .isa = FL_STRING(ISA),
+    .lanes = FL_BOTH(lanes),
+    .sigmoid = FL_BOTH(sigmoid),
+    .tanh = FL_BOTH(tanh),
+};
