@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # Everything a fresh machine needs is python3 >= 3.11 and a C compiler: `make demo` and `make test`
 # create .venv, build, install and run. PIP_* variables and pip's own configuration are respected.
 
@@ -77,7 +78,7 @@ kernels: preflight ## Build and run the C driver csrc/test_kernels.c, without Py
 lint: $(VENV)/.extra-dev ## Check style: ruff, cython-lint, clang-format
 	$(PY) -m ruff check $(PYTHON_FILES)
 	$(PY) -m ruff format --check $(PYTHON_FILES)
-	$(if $(CYTHON_FILES),$(VENV)/bin/cython-lint $(CYTHON_FILES))
+	$(if $(CYTHON_FILES),PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint $(CYTHON_FILES))
 	$(if $(C_FILES),$(VENV)/bin/clang-format --dry-run -Werror $(C_FILES))
 
 .PHONY: format

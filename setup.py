@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Build the extension modules; everything else about the package is in pyproject.toml.
 
 csrc/ is built into one static library per instruction set, because flags belong to a library and

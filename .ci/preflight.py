@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Check that this Python and this compiler can build fastlstm; else say in one line why not.
 
 Run by the Makefile before anything else, so it must parse on any Python.
@@ -14,13 +15,10 @@ OLDEST = (3, 11)
 
 def problem():
     """What is missing, in one line, or None."""
-    version = "%d.%d" % sys.version_info[:2]
     if sys.version_info < OLDEST:
-        return "Python >= %d.%d is needed, but %s is %s (choose one: make PYTHON=python3.12 ...)" % (
-            OLDEST[0],
-            OLDEST[1],
-            sys.executable,
-            version,
+        return (
+            "Python >= %d.%d is needed, but %s is %d.%d (choose one: make PYTHON=python3.12 ...)"
+            % (OLDEST + (sys.executable,) + tuple(sys.version_info[:2]))
         )
     try:
         import ensurepip  # noqa: F401

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The version, in one place: the build reads it from here."""
 
 __version__ = "0.1.0"
