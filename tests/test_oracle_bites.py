@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: MIT
+"""Wrong kernels are caught by the comparison that all tests use.
+
+A wrong kernel is the reference with one line changed, so each is a fault that a real
+implementation can have; several of them were published and passed their own tests.
+"""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+from cases import Case, expected, make_problem, run
+from comparison import assert_identical, assert_matches
+
+from fastlstm import reference
+
+CASE = Case(B=4, lengths=(2, 7, 0, 5))
+REVERSE = replace(CASE, reverse=True)
+PROJECTED = replace(CASE, P=4)
+
+# name: (line of the reference, what the wrong kernel has instead, case, a tensor that is wrong)
+FAULTS = {
+    "forward: h0 and c0 swapped": ("= q.h0, q.c0", "= q.c0, q.h0", CASE, "y"),
+    "forward: h0 ignored": ("= q.h0, q.c0", "= 0, q.c0", CASE, "y"),
+    "forward: c0 ignored": ("= q.h0, q.c0", "= q.h0, 0", CASE, "y"),
+    "forward: gates i f swapped": ("a_i, a_f, a_g, a_o = ", "a_f, a_i, a_g, a_o = ", CASE, "y"),
+    "forward: gates g o swapped": ("a_i, a_f, a_g, a_o = ", "a_i, a_f, a_o, a_g = ", CASE, "y"),
+    "forward: gates f o swapped": ("a_i, a_f, a_g, a_o = ", "a_i, a_o, a_g, a_f = ", CASE, "y"),
+    "forward: bias dropped": ("(0 if q.b is None else q.b)", "0", CASE, "y"),
+    "forward: recurrence dropped": ("+ h[before, on] @ q.w_hh.T", "", CASE, "y"),
+    "forward: tanh(c) missing": ("o * np.tanh(c[after, on])", "o * c[after, on]", CASE, "y"),
+    "forward: t=0 skipped": (
+        "reversed(range(T)) if q.reverse else range(T):\n        on = t < n  # (B,) the",
+        "range(1, T):\n        on = t < n  # (B,) the", CASE, "y",
+    ),
+    "forward: last step skipped": (
+        "else range(T):\n        on = t < n  # (B,)",
+        "else range(T - 1):\n        on = t < n  # (B,)", CASE, "y",
+    ),
+    "forward: lengths ignored": (
+        "on = t < n  # (B,)", "on = t < n + T  # (B,)", CASE, "y",
+    ),
+    "forward: padded y is the last h": (
+        "q.y[t, on] = h[after, on]", "h[after, ~on] = h[before, ~on]; q.y[t] = h[after]", CASE, "y",
+    ),
+    "forward: one step too long": ("on = t < n  # (B,)", "on = t <= n  # (B,)", CASE, "y"),
+    "forward: h_n from the last slot": (
+        "h[last, np.arange(B)], c[last", "h[T * (1 - q.reverse)], c[last", CASE, "h_n",
+    ),
+    "forward: reverse not aligned": (
+        "q.y[t, on] = h[after, on]",
+        "q.y[T - 1 - t if q.reverse else t, on] = h[after, on]", REVERSE, "y",
+    ),
+    "forward: reverse starts at T": (
+        "(n, 0 * n) if", "(0 * n + T, 0 * n) if", REVERSE, "y",
+    ),
+    "forward: reverse ignored": (
+        "reversed(range(T)) if q.reverse else range(T):\n        on = t < n  # (B,)",
+        "range(T):\n        q.reverse = False\n        on = t < n  # (B,)", REVERSE, "y",
+    ),
+    "forward: only row 0 of the batch": (
+        "on = t < n  # (B,)", "on = (t < n) & (np.arange(B) == 0)  # (B,)", Case(), "y",
+    ),
+    "forward: projection left out of y": (
+        "q.y[t, on] = h[after, on]", "q.y[t, on] = m[t, on][:, : q.P]", PROJECTED, "y",
+    ),
+    "backward: t=0 skipped": (
+        "else reversed(range(T)):", "else reversed(range(1, T)):", CASE, "dx",
+    ),
+    "backward: h[t] for h[t-1] in dw_hh": (
+        "da.T @ h[before, on]", "da.T @ h[after, on]", CASE, "dw_hh",
+    ),
+    "backward: c[t] for c[t-1] in df": (
+        "dc_t * c[before, on]", "dc_t * c[after, on]", CASE, "dw_ih",
+    ),
+    "backward: dh_n missing": (
+        "gates = tape.consume", "dh[:] = 0\n    gates = tape.consume", CASE, "dh0",
+    ),
+    "backward: dc_n missing": (
+        "gates = tape.consume", "dc[:] = 0\n    gates = tape.consume", CASE, "dc0",
+    ),
+    "backward: dh_n and dc_n swapped": (
+        "gates = tape.consume", "dh, dc = dc, dh\n    gates = tape.consume", CASE, "dx",
+    ),
+    "backward: dstate lost in rows that end early": (
+        "dh_t = dh[on] if dy", "dh[~on], dc[~on] = 0, 0\n        dh_t = dh[on] if dy", CASE, "dx",
+    ),
+    "backward: dy only at the last step": (
+        "else dh[on] + dy[t, on]", "else dh[on] + dy[t, on] * (t == T - 1)", CASE, "dx",
+    ),
+    "backward: dy added twice": (
+        "else dh[on] + dy[t, on]", "else dh[on] + 2 * dy[t, on]", CASE, "dx",
+    ),
+    "backward: dh not carried": ("dh[on] = da @ q.w_hh", "dh[on] = 0", CASE, "dx"),
+    "backward: dc not carried": ("dc[on] = dc_t * f", "dc[on] = 0", CASE, "dx"),
+    "backward: o missing in dc": ("dm * o * (1 - tanh_c**2)", "dm * (1 - tanh_c**2)", CASE, "dx"),
+    "backward: 1 - tanh(c)**2 missing": ("dm * o * (1 - tanh_c**2)", "dm * o", CASE, "dx"),
+    "backward: derivative of g": ("dg * (1 - g**2)", "dg * g * (1 - g)", CASE, "dx"),
+    "backward: derivatives of i f swapped": (
+        "di, df, dg = dc_t * g, dc_t * c[before, on]",
+        "df, di, dg = dc_t * g, dc_t * c[before, on]", CASE, "db",
+    ),
+    "backward: lengths ignored": (
+        "on = t < n  # a row", "on = t < n + T  # a row", CASE, "dw_ih",
+    ),
+    "backward: dw of the last step only": (
+        "dw_ih += da.T", "dw_ih = da.T", CASE, "dw_ih",
+    ),
+    "backward: db without a row": ("db += da.sum(axis=0)", "db += da[1:].sum(axis=0)", CASE, "db"),
+    "backward: all weights' gradients zero": (
+        "    grads = dict(w_ih=dw_ih", "    dw_ih[:] = dw_hh[:] = 0\n    grads = dict(w_ih=dw_ih",
+        CASE, "dw_ih",
+    ),
+    "backward: weights' gradients start from the weights": (
+        "dw_ih, dw_hh = np.zeros_like(q.w_ih, order=\"C\")", "dw_ih, dw_hh = q.w_ih.copy()",
+        CASE, "dw_ih",
+    ),
+    "backward: projection not inverted": (
+        "dh_t @ q.w_proj", "np.pad(dh_t, ((0, 0), (0, H - q.P)))", PROJECTED, "dx",
+    ),
+    "backward: dw_proj without the last step's output gate": (
+        "dw_proj += dh_t.T @ m[t, on]", "dw_proj += dh_t.T @ tanh_c", PROJECTED, "dw_proj",
+    ),
+    "backward: reverse runs forward": (
+        "range(T) if q.reverse else reversed(range(T)):\n        on = t < n  # a row",
+        "reversed(range(T)):\n        on = t < n  # a row", REVERSE, "dx",
+    ),
+    "backward: reverse takes h[t-1] from the wrong side": (
+        "da.T @ h[before, on]", "da.T @ h[t, on]", REVERSE, "dw_hh",
+    ),
+}  # fmt: skip
+SOURCE = Path(reference.__file__).read_text(encoding="utf-8")
+
+
+@cache
+def wrong_kernel(old, new):
+    """The reference with ``new`` for ``old``."""
+    assert SOURCE.count(old) == 1, f"the reference has {SOURCE.count(old)} times {old!r}"
+    module = ModuleType("fastlstm.wrong")
+    module.__package__ = "fastlstm"
+    exec(compile(SOURCE.replace(old, new), "wrong_kernel", "exec"), vars(module))
+    return module
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_oracle_catches(name, dtype):
+    old, new, case, tensor = FAULTS[name]
+    wrong = run(wrong_kernel(old, new), make_problem(case, dtype))
+    with pytest.raises(AssertionError) as caught:
+        assert_matches(wrong, expected(case), dtype, case)
+    message = str(caught.value)
+    assert f"\n{tensor}: " in message, message
+    assert str(case) in message
+    assert str(dtype) in message
+
+
+AT = (0, 1, 2)  # within the length of its row
+
+# What a right answer is turned into, and what the message has to say.
+RUINS = {
+    "all zeros": (lambda a: 0 * a, "largest error"),
+    "doubled": (lambda a: 2 * a, "largest error"),
+    "constant": (lambda a: np.full_like(a, 0.1), "exactly 0"),
+    "one element off": (lambda a: put(a, a[AT] + 1e-3 * np.abs(a).max()), "at (0, 1, 2)"),
+    "one element nan": (lambda a: put(a, np.nan), "finite"),
+    "one element inf": (lambda a: put(a, np.inf), "finite"),
+    "rows exchanged": (lambda a: a[:, [0, 3, 2, 1]], "exactly 0"),
+    "steps exchanged": (lambda a: a[::-1], "exactly 0"),
+    "half precision": (lambda a: a.astype(np.float16).astype(a.dtype), "largest error"),
+    "transposed": (lambda a: a.swapaxes(0, 1), "expected shape"),
+    "a step short": (lambda a: a[:-1], "expected shape"),
+    "broadcast": (lambda a: a[:1, :1, :1], "expected shape"),
+    "float16": (lambda a: a.astype(np.float16), "expected dtype"),
+    "big-endian": (lambda a: a.astype(a.dtype.newbyteorder(">")), "expected dtype"),
+    "a list": (lambda a: a.tolist(), "expected an ndarray"),
+    "nothing": (lambda a: None, "expected an ndarray"),
+    "tiny numbers in the padding": (lambda a: np.where(a, a, a.dtype.type(1e-30)), "exactly 0"),
+}
+
+
+def put(a, value):
+    """A copy of ``a`` with one element changed."""
+    a = a.copy()
+    a[AT] = value
+    return a
+
+
+@pytest.mark.parametrize("name", RUINS)
+@pytest.mark.parametrize("tensor", ["y", "dx"])
+def test_oracle_catches_a_result_that_is(name, tensor, dtype):
+    ruin, says = RUINS[name]
+    results = run(reference, make_problem(CASE, dtype))
+    assert_matches(results, expected(CASE), dtype, CASE)
+    with pytest.raises(AssertionError) as caught:
+        assert_matches(results | {tensor: ruin(results[tensor])}, expected(CASE), dtype, CASE)
+    line = next(line for line in str(caught.value).split("\n") if line.startswith(f"{tensor}: "))
+    assert says in line
+
+
+@pytest.mark.parametrize("change", ["missing", "superfluous"])
+def test_oracle_catches_names(change):
+    results = run(reference, make_problem(CASE))
+    if change == "missing":
+        del results["dh0"]
+    else:
+        results["dw_proj"] = np.zeros(3)
+    with pytest.raises(AssertionError, match=r"dh0|dw_proj"):
+        assert_matches(results, expected(CASE), np.float64, CASE)
+
+
+def test_oracle_catches_float32_inside_float64():
+    """A kernel that loses precision is wrong, not just less good."""
+    problem = make_problem(CASE)
+    narrow = run(reference, problem.astype(np.float32))
+    wide = {name: a.astype(np.float64) for name, a in narrow.items()}
+    with pytest.raises(AssertionError, match=r"\ny: largest error .* are wrong"):
+        assert_matches(wide, expected(CASE), np.float64, CASE)
+
+
+def test_oracle_catches_one_bit_where_bits_count():
+    results = run(reference, make_problem(CASE))
+    other = results | {"dx": put(results["dx"], np.nextafter(results["dx"][AT], 9))}
+    assert_identical(results, dict(results), CASE)
+    with pytest.raises(AssertionError, match="dx of case"):
+        assert_identical(results, other, CASE)
+
+
+@pytest.mark.parametrize("case", [CASE, REVERSE, PROJECTED], ids=str)
+def test_oracle_accepts_what_is_right(case, dtype):
+    right = SimpleNamespace(
+        lstm_forward=reference.lstm_forward, lstm_backward=reference.lstm_backward
+    )
+    assert_matches(run(right, make_problem(case, dtype)), expected(case), dtype, case)
