@@ -96,8 +96,8 @@ annotate: $(VENV)/.build ## Write build/annotate/*.html: which Cython lines call
 
 .PHONY: wheel
 wheel: $(VENV)/.build ## Build the sdist and the wheel into dist/
-	@mkdir -p dist
-	@$(PY) -c "from setuptools import build_meta as b; print('dist/' + b.build_sdist('dist'))"
+	@mkdir -p dist build
+	@$(PY) -c "from setuptools import build_meta as b; b.build_sdist('dist')" > build/sdist.log
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 	@ls -l dist
 
