@@ -16,6 +16,9 @@ __all__ = ["Inputs", "array", "forward_inputs", "gradient", "lengths_array", "sh
 
 _DTYPES = (np.dtype("float32"), np.dtype("float64"))
 
+# How the shapes of a layer's parameters are written
+SYMBOLS = {"weight_ih": "4*H, I", "weight_hh": "4*H, H|P", "bias": "4*H", "weight_hr": "P, H"}
+
 
 def array(name, value):
     """``value`` as a native float32 or float64 ndarray, without a copy where that is possible.
@@ -190,6 +193,41 @@ class Inputs:
         return self.h0.shape[1]
 
 
+def supported(spec):
+    """Refuse a variant that cannot be computed yet."""
+    for field, value in spec.changed.items():
+        raise NotImplementedError(f"Spec({field}={value!r}) cannot be computed yet")
+
+
+def integer(name, value, least):
+    """``value`` as an int that is at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)
+
+
+def probability(name, value):
+    """``value`` as a float in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)):
+        raise TypeError(f"{name} must be a float in [0, 1], got {value!r}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {value}")
+    return float(value)
+
+
+def float_dtype(name, value):
+    """``value`` as the dtype float32 or float64."""
+    try:
+        dtype = np.dtype(value)
+    except TypeError:
+        dtype = None
+    if dtype not in _DTYPES:
+        raise TypeError(f"{name} must be float32 or float64, got {value!r}")
+    return dtype
+
+
 def forward_inputs(x, w_ih, w_hh, b, state, unsupported, w_proj, lengths, reverse, spec, out):
     """The arguments of `lstm_forward`, checked.
 
@@ -198,8 +236,7 @@ def forward_inputs(x, w_ih, w_hh, b, state, unsupported, w_proj, lengths, revers
     """
     if not isinstance(spec, Spec):
         raise TypeError(f"spec must be a fastlstm.Spec, got {type(spec).__name__}")
-    for field, value in spec.changed.items():
-        raise NotImplementedError(f"Spec({field}={value!r}) cannot be computed yet")
+    supported(spec)
     for name, a in unsupported.items():
         if a is not None:
             raise ValueError(f"{name} was given, but spec does not use it: {spec}")

@@ -30,24 +30,25 @@ class Tape:
         The tape was consumed by `lstm_backward` (only ``gates``).
     """
 
-    def __init__(self, inputs, h, c, gates, h_raw=None, order=None):
+    def __init__(self, inputs, h, c, gates, h_raw=None, order=None, x=None):
         self.inputs = inputs  # checks.Inputs: the arguments of the forward pass
         self._h = h  # (T+1, B, >= H|P) in the row order of the engine
         self._c = c  # (T+1, B, >= H)
         self._gates = gates  # (T, B, U, 4, L): U panels of L units; the plain layout is U = 1
         self.h_raw = h_raw  # (T, B, H) o * tanh(c) before the projection, or None
-        self.order = order  # (B,) the engine's row k is row order[k] of the caller, or None
+        self.order = order  # the engine's row k is row order[k] of the caller; None: the same order
+        self.x = x  # (T, B, I) in the engine's rows, contiguous, zeros beyond a row's length
         self._consumed = False
 
     @property
     def h(self):
         """All hidden states (T+1, B, H|P)."""
-        return self._rows(self._h[:, :, : self.inputs.P])
+        return self._rows(self._h[:, :, : self.inputs.P], self.inputs.h0)
 
     @property
     def c(self):
         """All cell states (T+1, B, H)."""
-        return self._rows(self._c[:, :, : self.inputs.H])
+        return self._rows(self._c[:, :, : self.inputs.H], self.inputs.c0)
 
     @property
     def gates(self):
@@ -61,9 +62,19 @@ class Tape:
         gates = self._gates.transpose(0, 1, 3, 2, 4).reshape(T, B, 4, U * L)
         return self._rows(gates[..., : self.inputs.H])
 
-    def _rows(self, a):
-        """``a`` with axis 1 in the caller's order of rows; read-only, as backward needs it."""
-        a = a[:] if self.order is None else a[:, np.argsort(self.order)]
+    def _rows(self, a, initial=None):
+        """``a`` with axis 1 in the caller's order of rows; read-only, as backward needs it.
+
+        A row that the engine left out has length 0: zeros, but for its ``initial`` state.
+        """
+        if self.order is None:
+            a = a[:]
+        else:
+            engine, a = a, np.zeros((len(a), self.inputs.B, *a.shape[2:]), a.dtype)
+            a[:, self.order] = engine
+            if initial is not None:
+                empty = self.inputs.lengths == 0
+                a[0, empty] = initial[empty]
         a.flags.writeable = False
         return a
 

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+/* The contract between the engine's loops over time and the steps inside them.
+ *
+ * T steps, B rows of the batch, I inputs, H hidden units, P numbers in h (H without a projection).
+ * Gates come in the order i f g o. The element type (float or double) is the kernel's.
+ *
+ * The units lie in U panels of L lanes; U * L >= H, and the lanes beyond H hold zeros in c and h.
+ *   BLAS step: U = 1, L = H: a row of gates is i[H] f[H] g[H] o[H].
+ *   SIMD step: L = the lanes of a vector: a row of gates is i[L] f[L] g[L] o[L], U times.
+ *
+ * A slot is the state between two steps. Forward in time step t goes from slot t to slot t + 1,
+ * reversed from slot t + 1 to slot t; so no step is special, and the states before all steps
+ * are T consecutive slots. A buffer with fewer than T + 1 slots is used round and round.
+ */
+#ifndef FL_LSTM_H
+#define FL_LSTM_H
+
+#include <stddef.h>
+
+typedef struct {
+    ptrdiff_t T, B, I, H, P;
+    ptrdiff_t U, L;
+    int reverse;
+    const ptrdiff_t *active; /* (T) rows that have a step t: the first ones, longest row first */
+
+    /* forward, in; lent by the caller for the call (and for backward), never written */
+    const void *x;                     /* (T,B,I) contiguous; zeros beyond a row's length */
+    const void *w_ih, *w_hh;           /* (4H,I) (4H,P) contiguous */
+    const void *b, *w_proj;            /* (4H) or NULL; (P,H) or NULL */
+    const void *h0, *c0;               /* (B,P) (B,H) contiguous */
+
+    /* forward, out */
+    void *y;                           /* (T,B,P), rows contiguous: element strides y_t, y_b */
+    ptrdiff_t y_t, y_b;
+    void *h_n, *c_n;                   /* (B,P) (B,H) contiguous */
+
+    /* the tape, or scratch of fewer slots when nothing is kept */
+    void *h, *c;                       /* (state_slots,B,h_row) (state_slots,B,U*L) */
+    void *gates;                       /* (gate_slots,B,U,4,L); backward: dgates, in place */
+    void *m;                           /* (m_slots,B,H) o * tanh(c), used with a projection */
+    ptrdiff_t state_slots, gate_slots, m_slots, h_row;
+
+    /* backward, in */
+    const void *dy;                    /* (T,B,P), rows contiguous: dy_t, dy_b; or NULL */
+    ptrdiff_t dy_t, dy_b;
+
+    /* backward, in and out: from dh_n, dc_n to dh0, dc0 */
+    void *dh, *dc;                     /* (B,P) (B,U*L) */
+
+    /* backward, out, assigned; dx is zero beyond a row's length */
+    void *dx;                          /* (T,B,I) contiguous */
+    void *dw_ih, *dw_hh, *db, *dw_proj; /* as the weights; db, dw_proj NULL without b, w_proj */
+    void *dh_all;                      /* (T,B,P) scratch with a projection: dL/dh[t] */
+} fl_lstm;
+
+#endif
