@@ -1,32 +1,20 @@
 # SPDX-License-Identifier: MIT
 """Every test of the maths runs over implementation x dtype x case: the fixtures for that."""
 
-import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from cases import CASES, DTYPES, make_problem
 
-from fastlstm import reference
-
-sys.dont_write_bytecode = True
-
-
-def _implementations():
-    """Name -> what has lstm_forward and lstm_backward."""
-    found = {"reference": reference}
-    try:
-        from fastlstm import _engine
-    except ImportError:
-        return found
-    return found | {"engine": _engine}
-
+import fastlstm
+from fastlstm import backend
 
 IMPLEMENTATIONS = {
     name: SimpleNamespace(
-        name=name, lstm_forward=module.lstm_forward, lstm_backward=module.lstm_backward
+        name=name, lstm_forward=functions.lstm_forward, lstm_backward=functions.lstm_backward
     )
-    for name, module in _implementations().items()
+    for name, functions in backend.implementations().items()
 }
 
 
@@ -52,3 +40,13 @@ def case(request):
 def problem(case, dtype):
     """The case with numbers."""
     return make_problem(case, dtype)
+
+
+@pytest.fixture
+def make_layer(implementation):
+    """fastlstm.LSTM, computed by the implementation as long as the test runs."""
+    if implementation.name == "reference":
+        yield partial(fastlstm.LSTM, backend="reference")
+    else:
+        with backend.using_isa(implementation.name):
+            yield partial(fastlstm.LSTM, backend="engine")
