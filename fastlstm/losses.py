@@ -207,7 +207,7 @@ def cross_entropy(prediction, target, sample_weight=None):
     p /= total
     z -= np.log(total)
     if target.ndim < prediction.ndim:
-        labels = _check_labels(target, prediction.shape[-1])[..., None]
+        labels = check_labels(target, prediction.shape[-1])[..., None]
         elements = -np.take_along_axis(z, labels, axis=-1)[..., 0]
         np.put_along_axis(p, labels, np.take_along_axis(p, labels, axis=-1) - 1, axis=-1)
     else:
@@ -328,14 +328,15 @@ def _check_target_dtype(target, dtype):
     return target.astype(dtype, copy=False)
 
 
-def _check_labels(labels, n_classes):
+def check_labels(labels, n_classes, name="target"):
+    """Return labels as intp, or raise for one that is no integer in [0, n_classes)."""
     if labels.dtype.kind not in "iu":
-        raise TypeError(f"target must hold integer labels, got {labels.dtype}")
+        raise TypeError(f"{name} must hold integer labels, got {labels.dtype}")
     wrong = (labels < 0) | (labels >= n_classes)
     if wrong.any():
         where = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise ValueError(
-            f"target must hold labels in [0, C) = [0, {n_classes}), got {labels[where]} at {where}"
+            f"{name} must hold labels in [0, C) = [0, {n_classes}), got {labels[where]} at {where}"
         )
     return labels.astype(np.intp, copy=False)
 

@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: MIT
+"""Modules, and Sequential, which joins them.
+
+Every module has one protocol:
+
+    forward(x, rng=None) -> y, tape            training; the tape is what backward needs
+    backward(tape, dy) -> dx, grads            grads: Parameters with the names of parameters()
+    module(x) -> y                             inference: no tape, dropout off
+    flat, parameters(), bind(flat)             one buffer for all parameters
+    state_dict(), load_state_dict(d)           PyTorch's names
+    config, from_config(config)                what it takes to build it again
+
+A recurrent layer (LSTM) differs in what goes through: ``forward(x, state, lengths, rng) ->
+y, state, tape``, ``backward(tape, dy, dstate) -> dx, dstate, grads``, ``layer(x, state, lengths)
+-> y, state``. Sequential speaks both.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .heads import Dense, Dropout, LastState, Module
+from .layer import LSTM
+from .parameters import Parameters
+
+__all__ = [
+    "MODULES",
+    "Dense",
+    "Dropout",
+    "LastState",
+    "Module",
+    "Sequential",
+    "SequentialTape",
+    "module_from_config",
+]
+
+
+@dataclass(slots=True)
+class SequentialTape:
+    """What `Sequential.backward` needs.
+
+    Attributes
+    ----------
+    tapes : list
+        One for each member.
+    states : list
+        The final state of each recurrent member, which is the ``state`` of the next piece of the
+        same series.
+    """
+
+    tapes: list
+    states: list
+
+
+class Sequential(Module):
+    """Modules one after the other, with all parameters in one flat buffer.
+
+    Parameters
+    ----------
+    modules : list of modules
+        Each of them is moved onto a slice of the new buffer (`bind`) and lives on as a member:
+        training the Sequential trains it. A `LastState` stands directly behind a recurrent layer.
+
+    Attributes
+    ----------
+    modules : list
+    dtype : dtype
+    batch_first : bool or None
+        That of the recurrent members; None without any.
+
+    Raises
+    ------
+    TypeError
+        A member is not a module, stands there twice, or the dtypes differ.
+    ValueError
+        The list is empty, what one member gives is not what the next one takes (sizes,
+        ``batch_first``), or a LastState does not follow a recurrent layer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastlstm as fl
+    >>> model = fl.Sequential(
+    ...     [fl.LSTM(1, 8, batch_first=True, seed=0), fl.LastState(), fl.Dense(8, 1, seed=1)]
+    ... )
+    >>> model(np.zeros((5, 20, 1), "float32")).shape
+    (5, 1)
+    >>> list(model.parameters())
+    ['0.weight_ih_l0', '0.weight_hh_l0', '0.bias_l0', '2.weight', '2.bias']
+    """
+
+    def __init__(self, modules):
+        self.modules = list(modules)
+        _check_members(self.modules)
+        owners = [m for m in self.modules if m.dtype is not None]
+        super().__init__(
+            {
+                f"{k}.{name}": a.shape
+                for k, m in enumerate(self.modules)
+                for name, a in m.parameters().items()
+            },
+            owners[0].dtype if owners else None,
+        )
+        recurrent = [m for m in self.modules if is_recurrent(m)]
+        self.batch_first = recurrent[0].batch_first if recurrent else None
+        self._adopt()
+
+    def _adopt(self):
+        """Move the members onto their slices of the own buffer, with their values."""
+        start = 0
+        for m in self.modules:
+            stop = start + m.flat.size
+            if stop > start:
+                m.bind(self.flat[start:stop])
+            start = stop
+
+    def bind(self, flat):
+        """Move the parameters of all members, with their values, onto another buffer.
+
+        Parameters
+        ----------
+        flat : ndarray (n,), dtype of the module, contiguous
+
+        Raises
+        ------
+        ValueError
+            The buffer has another dtype or size.
+        """
+        super().bind(flat)
+        self._adopt()
+
+    def state_dict(self):
+        """Return copies of the parameters by the names of torch.nn.Sequential."""
+        return {
+            f"{k}.{name}": a
+            for k, m in enumerate(self.modules)
+            for name, a in m.state_dict().items()
+        }
+
+    def load_state_dict(self, state):
+        """Take over the values of a `state_dict`, of this class or of torch.nn.Sequential.
+
+        Raises
+        ------
+        ValueError
+            A name is missing or unknown, or a shape is wrong. The parameters are then as before.
+        """
+        parts = [{} for _ in self.modules]
+        for name, a in state.items():
+            index, _, rest = name.partition(".")
+            if not (index.isdecimal() and int(index) < len(parts)):
+                raise ValueError(
+                    f"the state dict has unknown {name}; names begin with 0. to {len(parts) - 1}."
+                )
+            parts[int(index)][rest] = a
+        before = self.flat.copy()
+        for k, (m, part) in enumerate(zip(self.modules, parts, strict=True)):
+            try:
+                m.load_state_dict(part)
+            except Exception as fault:
+                self.flat[:] = before
+                fault.add_note(f"in member {k} of the Sequential, {type(m).__name__}")
+                raise
+
+    @property
+    def config(self):
+        """``{"type": "Sequential", "modules": [the members' configs]}``."""
+        return {"type": "Sequential", "modules": [m.config for m in self.modules]}
+
+    @classmethod
+    def from_config(cls, config):
+        """Build it again with new parameters; see `module_from_config`."""
+        return cls([module_from_config(c) for c in config["modules"]])
+
+    def __repr__(self):
+        return f"Sequential({self.modules!r})"
+
+    def __call__(self, x, lengths=None, state=None):
+        """Return y without keeping a tape; dropout is off.
+
+        Parameters and exceptions are those of `forward`.
+        """
+        states = self._split(state, lengths)
+        for m, follower in self._pairs():
+            if is_recurrent(m):
+                y, final = m(x, state=next(states), lengths=lengths)
+                x = _top(m, final) if isinstance(follower, LastState) else y
+            else:
+                x = m(x)
+        return x
+
+    def predict(self, x, batch_size=256, lengths=None):
+        """Return ``model(x)``, computed in pieces so that memory stays small.
+
+        Parameters
+        ----------
+        x : ndarray (n, ...), dtype of the model
+            May be a `sliding_window_view`: it is never expanded.
+        batch_size : int
+        lengths : ndarray (n,) of int, optional
+
+        Raises
+        ------
+        ValueError
+            A recurrent member is not ``batch_first``, or `batch_size` is not positive.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> Sequential([Dense(3, 2)]).predict(np.zeros((1000, 3), "float32")).shape
+        (1000, 2)
+        """
+        if self.batch_first is False:
+            raise ValueError(
+                "predict splits the first axis of x: build the recurrent layer with "
+                "batch_first=True, or call model(x)"
+            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size!r}")
+        starts = range(0, max(len(x), 1), batch_size)
+        pieces = [
+            self(
+                x[k : k + batch_size],
+                lengths=None if lengths is None else lengths[k : k + batch_size],
+            )
+            for k in starts
+        ]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def forward(self, x, rng=None, lengths=None, state=None):
+        """Return y and the tape.
+
+        Parameters
+        ----------
+        x : ndarray, what the first member takes
+        rng : Generator, optional
+            Draws all dropout masks; None = each member's own.
+        lengths : ndarray (B,) of int, optional
+            Goes to every recurrent member.
+        state : state of a recurrent layer, or list of them, optional
+            The initial state: as it is for a single recurrent member, a list with one for each
+            where there are several. None = zeros.
+
+        Returns
+        -------
+        y : ndarray
+        tape : SequentialTape
+
+        Raises
+        ------
+        ValueError, TypeError
+            As the members raise them; or `state` has not one entry for each recurrent member, or
+            `lengths` or `state` come without any.
+        """
+        states = self._split(state, lengths)
+        tape = SequentialTape([], [])
+        for m, follower in self._pairs():
+            if is_recurrent(m):
+                y, final, inner = m.forward(x, state=next(states), lengths=lengths, rng=rng)
+                tape.states.append(final)
+                x = _top(m, final) if isinstance(follower, LastState) else y
+            else:
+                x, inner = m.forward(x, rng=rng)
+            tape.tapes.append(inner)
+        return x, tape
+
+    def backward(self, tape, dy):
+        """Return dx and the gradients of all parameters.
+
+        Parameters
+        ----------
+        tape : SequentialTape
+        dy : ndarray, shape and dtype of y
+
+        Returns
+        -------
+        dx : ndarray, shape and dtype of x
+        grads : Parameters, with the names of `parameters`
+
+        Raises
+        ------
+        RuntimeError
+            A member was given to another Sequential since.
+        """
+        for k, m in enumerate(self.modules):
+            if m.flat.size and not np.may_share_memory(m.flat, self.flat):
+                raise RuntimeError(
+                    f"member {k} ({type(m).__name__}) was moved to another buffer, perhaps by "
+                    "another Sequential; a module can be trained in one of them only"
+                )
+        grads = Parameters(self._parameters.shapes, self.flat.dtype)
+        stop, finals = grads.flat.size, list(tape.states)
+        for (m, follower), inner in zip(reversed(self._pairs()), reversed(tape.tapes), strict=True):
+            if is_recurrent(m):
+                final, dstate = finals.pop(), None
+                if isinstance(follower, LastState):
+                    # y itself is not used: all of the gradient comes in at the last step.
+                    dstate, dy = _embed(final, dy), None
+                dy, _, part = m.backward(inner, dy, dstate=dstate)
+            else:
+                dy, part = m.backward(inner, dy)
+            start = stop - part.flat.size
+            grads.flat[start:stop] = part.flat
+            stop = start
+        return dy, grads
+
+    def _pairs(self):
+        """Each member with the one after it (None at the end)."""
+        return list(zip(self.modules, [*self.modules[1:], None], strict=True))
+
+    def _split(self, state, lengths):
+        """An iterator over the initial states of the recurrent members."""
+        n = sum(map(is_recurrent, self.modules))
+        if lengths is not None and n == 0:
+            raise ValueError("lengths need a recurrent member, and there is none")
+        if state is None:
+            return iter([None] * n)
+        states = state if isinstance(state, list) else [state]
+        if len(states) != n:
+            raise ValueError(f"state must have one entry for each of {n} recurrent members")
+        return iter(states)
+
+
+MODULES = {m.__name__: m for m in (LSTM, Dense, Dropout, LastState, Sequential)}
+
+
+def module_from_config(config):
+    """Return the module that a `config` describes, with new parameters.
+
+    Raises
+    ------
+    ValueError
+        ``config["type"]`` is not in `MODULES`.
+
+    Examples
+    --------
+    >>> module_from_config({"type": "Dropout", "p": 0.2})
+    Dropout(p=0.2)
+    """
+    kind = config.get("type")
+    if kind not in MODULES:
+        raise ValueError(f"type must be one of {', '.join(MODULES)}, got {kind!r}")
+    return MODULES[kind].from_config(config)
+
+
+def is_recurrent(module):
+    """Whether a module takes and returns a state."""
+    return hasattr(module, "hidden_size")
+
+
+def _top(layer, state):
+    """h_n (D, B, H) of the top layer, of a state (h_n, c_n) or h_n, h_n being (L*D, B, H)."""
+    h = state[0] if isinstance(state, tuple) else state
+    return h[-2:] if layer.bidirectional else h[-1:]
+
+
+def _embed(state, dh):
+    """The gradient of a whole state (zeros) with dh (D, B, H) for the top layer's h_n."""
+    h = state[0] if isinstance(state, tuple) else state
+    dh_n = np.zeros_like(h)
+    dh_n[-len(dh) :] = dh
+    return (dh_n, *map(np.zeros_like, state[1:])) if isinstance(state, tuple) else dh_n
+
+
+def _check_members(modules):
+    if not modules:
+        raise ValueError("modules must not be empty")
+    owner = size = giver = batch_first = None
+    for k, m in enumerate(modules):
+        name = f"member {k} ({type(m).__name__})"
+        if not (hasattr(m, "forward") and hasattr(m, "backward") and hasattr(m, "parameters")):
+            raise TypeError(f"{name} is not a module")
+        if any(m is other for other in modules[:k]):
+            raise TypeError(f"{name} stands in the list twice")
+        if m.dtype is not None:
+            owner = owner or (name, m.dtype)
+            if m.dtype != owner[1]:
+                raise TypeError(f"{owner[0]} is {owner[1]} but {name} is {m.dtype}")
+        if isinstance(m, LastState) and (k == 0 or not is_recurrent(modules[k - 1])):
+            raise ValueError(f"{name} must stand directly behind a recurrent layer")
+        if isinstance(m, Sequential) and m.batch_first is not None:
+            raise TypeError(f"{name} holds a recurrent layer: put its members in the list instead")
+        if is_recurrent(m):
+            if batch_first not in (None, m.batch_first):
+                raise ValueError(f"{name} has batch_first={m.batch_first}, unlike the one before")
+            if any(isinstance(other, LastState) for other in modules[:k]):
+                raise ValueError(f"{name} needs a sequence, but a LastState stands before it")
+            batch_first = m.batch_first
+        takes, gives = _sizes(m)
+        if None not in (takes, size) and takes != size:
+            raise ValueError(f"{name} takes {takes} features, but {giver} gives {size}")
+        if gives is not None:
+            size, giver = gives, name
+
+
+def _sizes(module):
+    """(features that go in, features that come out), None where any number does."""
+    if is_recurrent(module):
+        return module.input_size, module.output_size
+    return getattr(module, "in_features", None), getattr(module, "out_features", None)
