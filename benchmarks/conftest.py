@@ -73,13 +73,19 @@ def time_it(benchmark, request):
     return run
 
 
+def _identifier(case):
+    """The case in letters that `pytest -k` takes: T60_B32_I1_H50."""
+    T, B, I, H, *others = case.name.split(",")
+    return "_".join([f"T{T}", f"B{B}", f"I{I}", f"H{H}", *others])
+
+
 def pytest_generate_tests(metafunc):
     """Parametrise a test over (case, dtype, engine) for what its module's WHAT says."""
     what = getattr(metafunc.module, "WHAT", None)
     if what is None or "engine" not in metafunc.fixturenames:
         return
     found = [
-        pytest.param(case, dtype, name, id=f"{case.name}-{dtype}-{name}")
+        pytest.param(case, dtype, name, id=f"{_identifier(case)}-{dtype}-{name}")
         for dtype in cases.DTYPES
         for case in cases.selection(what, dtype)
         for name, engine in _ENGINES.items()
