@@ -81,7 +81,9 @@ def run_onnxruntime(problem):
     )  # fmt: skip
     types = {name: helper.np_dtype_to_tensor_dtype(a.dtype) for name, a in feeds.items()}
     inputs = [helper.make_tensor_value_info(n, types[n], a.shape) for n, a in feeds.items()]
-    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in node.output]
+    T, B, D, H = stack.T, stack.B, stack.D, stack.H
+    shapes = dict(Y=(T, D, B, H), Y_h=(D, B, H), Y_c=(D, B, H))
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
     model = helper.make_model(
         helper.make_graph([node], "lstm", inputs, outputs),
         opset_imports=[helper.make_opsetid("", 22)],
@@ -92,5 +94,4 @@ def run_onnxruntime(problem):
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     y, h_n, c_n = session.run(None, feeds)
-    T, D, B, H = y.shape
     return dict(y=y.transpose(0, 2, 1, 3).reshape(T, B, D * H), h_n=h_n, c_n=c_n)
