@@ -223,7 +223,7 @@ def float_dtype(name, value):
         dtype = np.dtype(value)
     except TypeError:
         dtype = None
-    if dtype not in _DTYPES:
+    if dtype is None or dtype not in _DTYPES:  # None == float64 in NumPy
         raise TypeError(f"{name} must be float32 or float64, got {value!r}")
     return dtype
 

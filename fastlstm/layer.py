@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The LSTM layer: parameters, stacked layers, two directions, dropout between layers."""
 
+from copy import deepcopy
 from dataclasses import asdict
 
 import numpy as np
@@ -473,6 +474,20 @@ class LSTM:
         """A new layer with the arguments in ``config``, as `config` gives them."""
         arguments = {k: v for k, v in config.items() if k != "type"}
         return cls(**{**arguments, "spec": Spec(**arguments.get("spec", {}))})
+
+    def __getstate__(self):
+        """What pickle and copy keep: arguments, values, and where the dropout's generator is."""
+        arguments = {**self.config, "backend": self.backend}
+        frozen = not self.flat.flags.writeable
+        return {"arguments": arguments, "flat": self.flat, "rng": self._rng, "frozen": frozen}
+
+    def __setstate__(self, state):
+        arguments = {k: v for k, v in state["arguments"].items() if k != "type"}
+        self.__init__(**{**arguments, "spec": Spec(**arguments["spec"])})
+        self.flat[...] = state["flat"]
+        self._rng = deepcopy(state["rng"])  # two layers on one generator would disturb each other
+        if state["frozen"]:
+            self.freeze()
 
     def __repr__(self):
         given = {k: v for k, v in self.config.items() if k not in ("type", "spec")}

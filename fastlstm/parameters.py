@@ -55,6 +55,9 @@ class Parameters(dict):
             self[name] = flat[start:stop].reshape(shape)
             start = stop
 
+    def __reduce__(self):  # pickle, copy: the arrays of the copy are views of its own buffer
+        return Parameters, (self.shapes, self.flat.dtype, self.flat.copy())
+
     @property
     def shapes(self):
         """Name -> shape, in the order of the buffer."""

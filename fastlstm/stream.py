@@ -41,7 +41,8 @@ class Stream:
             )
         self.batch_size = checks.integer("batch_size", batch_size, 1)
         self.input_size, self.output_size = lstm.input_size, lstm.output_size
-        self._lstm = type(lstm).from_config({**lstm.config, "batch_first": False})
+        changes = {"batch_first": False, "backend": lstm.backend}
+        self._lstm = type(lstm).from_config({**lstm.config, **changes})
         self._lstm.flat[...] = lstm.flat
         self._lstm.freeze()
         self.reset()
@@ -92,11 +93,13 @@ class Stream:
         checks.shape("x_t", x_t, "I" if single else "B, I", expected)
         if x_t.dtype != self._lstm.dtype:
             raise TypeError(f"x_t is {x_t.dtype} but the stream is {self._lstm.dtype}")
+        if out is not None:  # before the state moves on
+            size, symbols = self.output_size, "H|P" if single else "B, H|P"
+            expected = (size,) if single else (self.batch_size, size)
+            out = checks.output_array(out, expected, symbols, {"x": x_t})
         y, self._state = self._lstm(x_t.reshape(1, self.batch_size, -1), self._state)
         y_t = y[0, 0] if single else y[0]
         if out is None:
             return y_t
-        symbols = "H|P" if single else "B, H|P"
-        out = checks.output_array(out, y_t.shape, symbols, {"x": x_t})
         out[...] = y_t
         return out
