@@ -424,6 +424,23 @@ def test_resume_goes_on_after_a_crash_and_after_a_callback(tmp_path):
         np.testing.assert_array_equal(model.flat, whole.flat)
 
 
+def test_resume_knows_the_best_weights_of_before(tmp_path, rng):
+    x, y = plane(rng)
+    path = tmp_path / "run.safetensors"
+    settings = {
+        "optimizer": optim.SGD(0.02), "early_stopping": 8, "validation_data": (x, 0.2 * y),
+        "seed": 0,
+    }  # fmt: skip
+    whole, model = line(), line()
+    expected = fit(whole, x, y, epochs=40, **settings)
+    half = expected.best_epoch + 4
+    fit(line(), x, y, epochs=half, checkpoint=path, **settings)
+    history = fit(model, x, y, epochs=40, checkpoint=path, resume=True, **settings)
+    assert history.stopped == expected.stopped == "early_stopping"
+    assert history["loss"] == expected["loss"]
+    np.testing.assert_array_equal(model.flat, whole.flat)
+
+
 def test_resume_without_a_file_begins(tmp_path, rng):
     x, y = plane(rng)
     path = tmp_path / "run.safetensors"
@@ -513,6 +530,16 @@ def test_bad_data_is_named(rng):
     )
     refused(ValueError, "input_size = 1 features", x=np.concatenate([x, x], axis=2))
     np.testing.assert_array_equal(model.flat, kept)
+
+
+def test_bad_numbers_are_found_in_every_chunk(rng, monkeypatch):
+    monkeypatch.setattr("fastlstm.dataset._CHUNK", 7)  # three rows of two at a time
+    x, y = plane(rng, 20)
+    for row in (0, 2, 3, 19):
+        wrong = x.copy()
+        wrong[row, 1] = np.nan
+        with pytest.raises(ValueError, match=rf"got nan at x\[{row}, 1\]"):
+            fit(line(), wrong, y, epochs=1)
 
 
 def test_bad_labels_are_named(rng):

@@ -83,11 +83,11 @@ def test_last_state_gradients(directions, batch, rng):
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
-@pytest.mark.parametrize("lengths", [None, [5, 2, 1], [0, 5, 3]])
+@pytest.mark.parametrize("lengths", [None, [0, 5, 3]])
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"bidirectional": True}, {"proj_size": 2}, {"bidirectional": True, "dropout": 0.5}],
-    ids=["plain", "bidirectional", "projected", "bidirectional-dropout"],
+    [{}, {"proj_size": 2}, {"bidirectional": True, "dropout": 0.5}],
+    ids=["plain", "projected", "bidirectional-dropout"],
 )
 def test_lstm_last_state_dense_gradients(changes, lengths, batch_first, rng):
     model = many_layers(batch_first=batch_first, **changes)
