@@ -5,6 +5,8 @@
     best_parameters         of the best epoch, with early stopping
     optimizer.NAME          the arrays of the optimiser's state
     __metadata__            {"fastlstm_training": JSON: epoch, history, generator, ...}
+
+JSON writes floats so that they read back with the same bits.
 """
 
 import json

@@ -4,6 +4,7 @@
 Weights are named and shaped as in torch.nn (Linear: ``weight (out, in)``, ``bias (out,)``).
 """
 
+import copy
 import math
 
 import numpy as np
@@ -92,6 +93,10 @@ class Module:
     def from_config(cls, config):
         """Build a module from the `config` of another; its parameters are new."""
         return cls(**{name: value for name, value in config.items() if name != "type"})
+
+    def __copy__(self):
+        # A shallow copy would share the buffer, and its bind would tear the two apart.
+        return copy.deepcopy(self)
 
     def __repr__(self):
         arguments = (f"{k}={v!r}" for k, v in self.config.items() if k != "type")

@@ -110,7 +110,9 @@ class Sequential(Module):
         start = 0
         for m in self.modules:
             stop = start + m.flat.size
-            if stop > start:
+            if not m.flat.flags.writeable:  # frozen: it stays with its own buffer
+                self.flat[start:stop] = m.flat
+            elif stop > start:
                 m.bind(self.flat[start:stop])
             start = stop
 
@@ -171,6 +173,9 @@ class Sequential(Module):
     def from_config(cls, config):
         """Build it again with new parameters; see `module_from_config`."""
         return cls([module_from_config(c) for c in config["modules"]])
+
+    def __reduce__(self):  # pickle, deepcopy: the copied members move onto a buffer of their own
+        return type(self), (self.modules,)
 
     def __repr__(self):
         return f"Sequential({self.modules!r})"
@@ -280,13 +285,13 @@ class Sequential(Module):
         Raises
         ------
         RuntimeError
-            A member was given to another Sequential since.
+            A member was frozen or given to another Sequential since.
         """
         for k, m in enumerate(self.modules):
             if m.flat.size and not np.may_share_memory(m.flat, self.flat):
                 raise RuntimeError(
-                    f"member {k} ({type(m).__name__}) was moved to another buffer, perhaps by "
-                    "another Sequential; a module can be trained in one of them only"
+                    f"member {k} ({type(m).__name__}) has left this buffer: it was frozen, or "
+                    "given to another Sequential (a module can be trained in one of them only)"
                 )
         grads = Parameters(self._parameters.shapes, self.flat.dtype)
         stop, finals = grads.flat.size, list(tape.states)

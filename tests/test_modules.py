@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Dense, Dropout, LastState and Sequential: gradients, one buffer, names, refusals."""
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -284,8 +286,43 @@ def test_a_member_of_two_sequentials_is_not_trained_in_vain():
     first = Sequential([shared])
     Sequential([shared, Dense(2, 2)])
     y, tape = first.forward(np.ones((1, 2), "float32"))
-    with pytest.raises(RuntimeError, match=r"member 0 .Dense. was moved to another buffer"):
+    with pytest.raises(RuntimeError, match=r"member 0 \(Dense\) has left this buffer"):
         first.backward(tape, y)
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
+)
+def test_a_copy_is_whole_and_independent(duplicate, rng):
+    model = many_layers()
+    x = rng.normal(size=(3, 4, 2))
+    y, again = model(x), duplicate(model)
+    np.testing.assert_array_equal(again(x), y)
+    check_gradients(again, x, rng)
+    again.flat[:] = 0
+    assert not again.modules[3].flat.any()
+    assert not again(x).any()
+    np.testing.assert_array_equal(model(x), y)
+    model.backward(*reversed(model.forward(x)))
+    head = Dense(2, 2)
+    duplicate(head).flat[:] = 0
+    assert head.flat.all()
+
+
+def test_a_frozen_member_stays_frozen_and_cannot_be_trained(rng):
+    lstm = LSTM(2, 4, batch_first=True, seed=0).freeze()
+    model = Sequential([lstm, LastState(), Dense(4, 1)])
+    assert not lstm.flat.flags.writeable
+    np.testing.assert_array_equal(model.flat[: lstm.flat.size], lstm.flat)
+    x = rng.normal(size=(3, 4, 2)).astype("float32")
+    again = pickle.loads(pickle.dumps(model))
+    assert not again.modules[0].flat.flags.writeable
+    np.testing.assert_array_equal(again(x), model(x))
+    y, tape = model.forward(x)
+    with pytest.raises(
+        RuntimeError, match=r"member 0 \(LSTM\) has left this buffer: it was frozen"
+    ):
+        model.backward(tape, y)
 
 
 def test_config_builds_the_same_model_and_passes_through_json(rng):
