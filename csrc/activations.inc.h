@@ -11,7 +11,7 @@
  * relative error of m <= 1.4e-8 (float32, degree 4) and 1.9e-17 (float64, degree 9).
  *
  * Largest error, in units in the last place of the exact result (test_kernels.c --full: float32
- * over all 2^32 values, float64 the largest seen in 5 10^7 samples), with the same bits on every ISA:
+ * over all 2^32 values, float64 the largest seen in 5 10^7 samples); the same bits on every ISA:
  *
  *                float32    float64
  *     sigmoid    2.45       2.5
