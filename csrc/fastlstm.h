@@ -9,6 +9,8 @@
 #ifndef FASTLSTM_H
 #define FASTLSTM_H
 
+#include "lstm.h"
+
 #include <stddef.h>
 
 /* dtype is an index into the members of fl_kernels. */
@@ -24,6 +26,23 @@ typedef struct {
      * An element's result does not depend on its position, nor on its neighbours. */
     void (*sigmoid[FL_N_DTYPES])(const void *x, void *y, ptrdiff_t n);
     void (*tanh[FL_N_DTYPES])(const void *x, void *y, ptrdiff_t n);
+
+    /* Weights to panels and columns: pack.inc.h, which says how many numbers they take. */
+    void (*pack_panels[FL_N_DTYPES])(ptrdiff_t H, ptrdiff_t K, const void *w, void *panels);
+    void (*pack_columns[FL_N_DTYPES])(ptrdiff_t H, ptrdiff_t K, const void *w, void *columns);
+    void (*pack_bias[FL_N_DTYPES])(ptrdiff_t H, const void *b, void *panel);
+
+    /* The steps of an LSTM: step.inc.h, which says what each does and what its ranges are. */
+    void (*project[FL_N_DTYPES])(const fl_lstm *q, ptrdiff_t t0, ptrdiff_t t1, ptrdiff_t b0,
+                                 ptrdiff_t b1, ptrdiff_t u0, ptrdiff_t u1);
+    void (*step_forward[FL_N_DTYPES])(const fl_lstm *q, ptrdiff_t t, int fused, ptrdiff_t b0,
+                                      ptrdiff_t b1, ptrdiff_t u0, ptrdiff_t u1);
+    void (*step_backward[FL_N_DTYPES])(const fl_lstm *q, ptrdiff_t t_from, ptrdiff_t t,
+                                       ptrdiff_t b0, ptrdiff_t b1, ptrdiff_t v0, ptrdiff_t v1);
+    void (*input_gradient[FL_N_DTYPES])(const fl_lstm *q, ptrdiff_t r0, ptrdiff_t r1);
+    void (*weight_gradient[FL_N_DTYPES])(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1,
+                                         void *scratch);
+    ptrdiff_t (*gradient_scratch[FL_N_DTYPES])(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1);
 } fl_kernels;
 
 /* The kernels of this name, or NULL: "none", an unknown name, one that is not compiled in, or one

@@ -19,8 +19,13 @@
 #    define FN(name)            FL_NAME(name, TAG) /* sigmoid_f32_avx2: greppable, shows in perf */
 #endif
 
+#include "lstm.h"
 #include "simd.h"
 #include "activations.inc.h"
+#include "gemm.inc.h"
+#include "pack.inc.h"
+#include "gates.inc.h"
+#include "step.inc.h"
 
 #undef REAL
 #undef REAL_BITS

@@ -16,4 +16,13 @@ const fl_kernels FL_CAT2(fl_kernels, ISA) = {
     .lanes = FL_BOTH(lanes),
     .sigmoid = FL_BOTH(sigmoid),
     .tanh = FL_BOTH(tanh),
+    .pack_panels = FL_BOTH(pack_panels),
+    .pack_columns = FL_BOTH(pack_columns),
+    .pack_bias = FL_BOTH(pack_bias),
+    .project = FL_BOTH(project),
+    .step_forward = FL_BOTH(step_forward),
+    .step_backward = FL_BOTH(step_backward),
+    .input_gradient = FL_BOTH(input_gradient),
+    .weight_gradient = FL_BOTH(weight_gradient),
+    .gradient_scratch = FL_BOTH(gradient_scratch),
 };

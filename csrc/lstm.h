@@ -10,7 +10,7 @@
  *
  * A slot is the state between two steps. Forward in time step t goes from slot t to slot t + 1,
  * reversed from slot t + 1 to slot t; so no step is special, and the states before all steps
- * are T consecutive slots. A buffer with fewer than T + 1 slots is used round and round.
+ * are T consecutive slots. A buffer with fewer slots is used round and round.
  */
 #ifndef FL_LSTM_H
 #define FL_LSTM_H
@@ -21,36 +21,43 @@ typedef struct {
     ptrdiff_t T, B, I, H, P;
     ptrdiff_t U, L;
     int reverse;
+    int save;                /* keep the activated gates: there will be a backward pass */
     const ptrdiff_t *active; /* (T) rows that have a step t: the first ones, longest row first */
 
     /* forward, in; lent by the caller for the call (and for backward), never written */
-    const void *x;                     /* (T,B,I) contiguous; zeros beyond a row's length */
-    const void *w_ih, *w_hh;           /* (4H,I) (4H,P) contiguous */
-    const void *b, *w_proj;            /* (4H) or NULL; (P,H) or NULL */
-    const void *h0, *c0;               /* (B,P) (B,H) contiguous */
+    const void *x;           /* (T,B,I) contiguous; zeros beyond a row's length */
+    const void *w_ih, *w_hh; /* (4H,I) (4H,P) contiguous */
+    const void *b, *w_proj;  /* (4H) or NULL; (P,H) or NULL */
+    const void *h0, *c0;     /* (B,P) (B,H) contiguous */
+
+    void *gemm;              /* BLAS step: the matrix product of _blas.pyx for this type */
+
+    /* SIMD step: the weights in the order in which the kernels read them (pack.inc.h) */
+    const void *x_panels, *h_panels, *b_panel;   /* forward: U panels each */
+    const void *x_columns, *h_columns;           /* backward: transposed */
 
     /* forward, out */
-    void *y;                           /* (T,B,P), rows contiguous: element strides y_t, y_b */
+    void *y;                 /* (T,B,P), rows contiguous: element strides y_t, y_b */
     ptrdiff_t y_t, y_b;
-    void *h_n, *c_n;                   /* (B,P) (B,H) contiguous */
+    void *h_n, *c_n;         /* (B,P) (B,H) contiguous */
 
     /* the tape, or scratch of fewer slots when nothing is kept */
-    void *h, *c;                       /* (state_slots,B,h_row) (state_slots,B,U*L) */
-    void *gates;                       /* (gate_slots,B,U,4,L); backward: dgates, in place */
-    void *m;                           /* (m_slots,B,H) o * tanh(c), used with a projection */
+    void *h, *c;             /* (state_slots,B,h_row) (state_slots,B,U*L) */
+    void *gates;             /* (gate_slots,B,U,4,L); backward: dgates, in place */
+    void *m;                 /* (m_slots,B,H) o * tanh(c), used with a projection */
     ptrdiff_t state_slots, gate_slots, m_slots, h_row;
 
     /* backward, in */
-    const void *dy;                    /* (T,B,P), rows contiguous: dy_t, dy_b; or NULL */
+    const void *dy;          /* (T,B,P), rows contiguous: dy_t, dy_b; or NULL */
     ptrdiff_t dy_t, dy_b;
 
     /* backward, in and out: from dh_n, dc_n to dh0, dc0 */
-    void *dh, *dc;                     /* (B,P) (B,U*L) */
+    void *dh, *dc;           /* (B,h_row) (B,U*L) */
 
     /* backward, out, assigned; dx is zero beyond a row's length */
-    void *dx;                          /* (T,B,I) contiguous */
+    void *dx;                           /* (T,B,I) contiguous */
     void *dw_ih, *dw_hh, *db, *dw_proj; /* as the weights; db, dw_proj NULL without b, w_proj */
-    void *dh_all;                      /* (T,B,P) scratch with a projection: dL/dh[t] */
+    void *dh_all;                       /* (T,B,P) scratch with a projection: dL/dh[t] */
 } fl_lstm;
 
 #endif

@@ -1,20 +1,41 @@
 # SPDX-License-Identifier: MIT
 """The fastest and most complete LSTM core for CPUs: NumPy in, NumPy out."""
 
-from . import reference
+from . import losses, optim, reference, schedules
 from ._version import __version__
-from .backend import info, select
+from .backend import get_num_threads, info, select, set_num_threads
+from .fit import DivergenceError, EarlyStopping, History, evaluate, fit
+from .io import load, save
 from .layer import LSTM
+from .modules import Dense, Dropout, LastState, Sequential
 from .spec import Spec
+from .stream import Stream
 
 lstm_forward, lstm_backward = select().lstm_forward, select().lstm_backward
 
 __all__ = [
     "LSTM",
+    "Dense",
+    "DivergenceError",
+    "Dropout",
+    "EarlyStopping",
+    "History",
+    "LastState",
+    "Sequential",
     "Spec",
+    "Stream",
     "__version__",
+    "evaluate",
+    "fit",
+    "get_num_threads",
     "info",
+    "load",
+    "losses",
     "lstm_backward",
     "lstm_forward",
+    "optim",
     "reference",
+    "save",
+    "schedules",
+    "set_num_threads",
 ]

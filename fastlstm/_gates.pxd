@@ -8,7 +8,7 @@ A row of gates is 4H numbers, the gates i f g o one after the other. `fl_squash`
 or tanh to n numbers; the backward pass has tanh(c) computed again rather than kept.
 """
 
-from libc.math cimport exp, expf, tanh, tanhf
+from libc.math cimport exp, expf, fabs, fabsf, tanh, tanhf
 
 ctypedef fused real:
     float
@@ -20,14 +20,18 @@ ctypedef void (*fl_squash)(const void *x, void *y, Py_ssize_t n) noexcept nogil
 cdef inline void libm_sigmoid_f32(const void *x, void *y, Py_ssize_t n) noexcept nogil:
     """y := sigmoid(x), n numbers; x may be y."""
     cdef Py_ssize_t j
+    cdef float e
     for j in range(n):
-        (<float *>y)[j] = 1 / (1 + expf(-(<const float *>x)[j]))
+        e = expf(-fabsf((<const float *>x)[j]))  # never overflows
+        (<float *>y)[j] = (e if (<const float *>x)[j] < 0 else 1) / (1 + e)
 
 
 cdef inline void libm_sigmoid_f64(const void *x, void *y, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t j
+    cdef double e
     for j in range(n):
-        (<double *>y)[j] = 1 / (1 + exp(-(<const double *>x)[j]))
+        e = exp(-fabs((<const double *>x)[j]))
+        (<double *>y)[j] = (e if (<const double *>x)[j] < 0 else 1) / (1 + e)
 
 
 cdef inline void libm_tanh_f32(const void *x, void *y, Py_ssize_t n) noexcept nogil:

@@ -8,10 +8,19 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from . import _engine, reference
+from . import _engine, checks, reference
 from ._version import __version__
 
-__all__ = ["elementwise", "implementations", "info", "select", "using_isa"]
+__all__ = [
+    "elementwise",
+    "forward_function",
+    "get_num_threads",
+    "implementations",
+    "info",
+    "select",
+    "set_num_threads",
+    "using_isa",
+]
 
 _BACKENDS = {"engine": _engine, "reference": reference}
 
@@ -33,6 +42,64 @@ def select(backend=None):
     if name not in _BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(_BACKENDS)}, got {name!r}")
     return _BACKENDS[name]
+
+
+def forward_function(backend=None):
+    """`lstm_forward` of a backend, for a layer that calls it again with the same weights."""
+    module = select(backend)
+    return _engine.LSTMForward() if module is _engine else module.lstm_forward
+
+
+def set_num_threads(n):
+    """Let the engine use at most n threads.
+
+    The default is FASTLSTM_NUM_THREADS from the environment, else the processors that this
+    process may use (its affinity and the quota of its control group). BLAS has threads of its
+    own.
+
+    Raises
+    ------
+    TypeError, ValueError
+        n is not an int of at least 1.
+
+    Examples
+    --------
+    >>> before = get_num_threads()
+    >>> set_num_threads(1)
+    >>> get_num_threads()
+    1
+    >>> set_num_threads(before)
+    """
+    _engine.set_threads(checks.integer("n", n, 1))
+
+
+def get_num_threads():
+    """How many threads the engine uses at most."""
+    return _engine.get_threads()
+
+
+def _available_processors():
+    """Processors that this process may use: its affinity, and the quota of its control group."""
+    try:
+        n = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        n = os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as line:
+            quota, period = line.read().split()
+        n = min(n, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no control group, or "max"
+        pass
+    return n
+
+
+def _threads_at_start():
+    given = os.environ.get("FASTLSTM_NUM_THREADS")
+    if not given:
+        return _available_processors()
+    if not given.isdecimal() or int(given) < 1:
+        raise ValueError(f"FASTLSTM_NUM_THREADS must be an int of at least 1, got {given!r}")
+    return int(given)
 
 
 @contextmanager
@@ -93,6 +160,7 @@ def info():
         "backend": select().__name__.rsplit(".", 1)[-1].lstrip("_"),
         "isa": _engine.get_isa(),
         "isas": ", ".join(_engine.isas()),
+        "threads": str(get_num_threads()),
     }
 
 
@@ -110,4 +178,5 @@ def _processor():
 
 if os.environ.get("FASTLSTM_ISA"):
     _engine.set_isa(os.environ["FASTLSTM_ISA"])
+_engine.set_threads(_threads_at_start())
 select()  # a wrong FASTLSTM_BACKEND is told at import, not at the first call

@@ -113,7 +113,7 @@ class LSTM:
         self.spec = spec
         self.dtype = checks.float_dtype("dtype", dtype)
         self.backend = backend
-        self._functions = backends.select(backend)
+        self._lstm_backward = backends.select(backend).lstm_backward
         self._rng = np.random.default_rng(seed)
         self._initialise()
 
@@ -165,6 +165,10 @@ class LSTM:
                 for direction in self._directions
             ]
             for layer in range(self.num_layers)
+        ]
+        self._lstm_forward = [
+            [backends.forward_function(self.backend) for _ in self._directions]
+            for _ in range(self.num_layers)
         ]
 
     # -- parameters --------------------------------------------------------------------------
@@ -320,7 +324,7 @@ class LSTM:
             tapes.append([])
             for d, weights in enumerate(directions):
                 k = layer * D + d
-                _, (h_n[k], c_n[k]), tape = self._functions.lstm_forward(
+                _, (h_n[k], c_n[k]), tape = self._lstm_forward[layer][d](
                     x, state=(h0[k], c0[k]), lengths=lengths, reverse=d == 1, spec=self.spec,
                     save=save, out=y[:, :, d * P : (d + 1) * P], **weights,
                 )  # fmt: skip
@@ -395,7 +399,7 @@ class LSTM:
             dx = None
             for d, direction in enumerate(self._directions):
                 k = layer * D + d
-                dx_d, (dh0[k], dc0[k]), dws = self._functions.lstm_backward(
+                dx_d, (dh0[k], dc0[k]), dws = self._lstm_backward(
                     tape.tapes[layer][d],
                     None if dy is None else dy[:, :, d * P : (d + 1) * P],
                     (dh_n[k], dc_n[k]),

@@ -113,7 +113,10 @@ candidate='tanh', output='tanh', full_gate_recurrence=False, cell_clip=None, lay
     @property
     def changed(self):
         """The fields that differ from the default LSTM, as a dict."""
-        return {name: value for name, value in asdict(self).items() if value != _DEFAULTS[name]}
+        if self == _DEFAULT:
+            return {}
+        default = asdict(_DEFAULT)
+        return {name: value for name, value in asdict(self).items() if value != default[name]}
 
 
-_DEFAULTS = asdict(Spec())
+_DEFAULT = Spec()

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: MIT */
+/* The tile that every kernel is made of, and the plain products on it.
+ *
+ * A panel holds, for every k, nv <= 4 vectors of neighbouring columns: panel[k][nv][VL]. A tile is
+ * mr rows times the nv vectors of a panel, and stays in registers while k runs:
+ *
+ *     acc[m][v] += sum over k of a[m][k] * panel[k][v]
+ *
+ * The sum over k is one chain of FMAs in the order of k, whatever mr, nv and the blocks of k are:
+ * an element has the same bits in every tile, batch, block of time and thread. */
+
+/* Rows of a full tile: the accumulators, a row of the panel and a broadcast fill the registers. */
+#undef TILE_ROWS
+#if defined(ISA_AVX512)
+#    define TILE_ROWS 6 /* 24 + 4 + 1 of 32 */
+#elif defined(ISA_AVX2)
+#    define TILE_ROWS 3 /* 12 + 1 + 3 of 16 */
+#else
+#    define TILE_ROWS 6 /* NEON: 24 + 4 + 1 of 32 */
+#endif
+
+#ifndef FL_INLINE
+#    define TILE_VECTORS 4
+#    define GROUP        (TILE_VECTORS * VL) /* columns of a full panel: the gates of VL units */
+#    define FL_INLINE    static inline __attribute__((always_inline))
+#    define FL_UNROLL    _Pragma("GCC unroll 8")
+#    define FL_MIN(a, b) ((a) < (b) ? (a) : (b))
+
+/* BODY(mr, nv) with constants for these numbers; a tile has at most TILE_ROWS rows. */
+#    define FL_ROWS_(BODY, mr, nv)                                                                 \
+        case mr:                                                                                   \
+            if (mr <= TILE_ROWS) { BODY(mr, nv) }                                                  \
+            break;
+#    define FL_ROWS(BODY, rows, nv)                                                                \
+        switch (rows) {                                                                            \
+            FL_ROWS_(BODY, 1, nv)                                                                  \
+            FL_ROWS_(BODY, 2, nv)                                                                  \
+            FL_ROWS_(BODY, 3, nv)                                                                  \
+            FL_ROWS_(BODY, 4, nv)                                                                  \
+            FL_ROWS_(BODY, 5, nv)                                                                  \
+            FL_ROWS_(BODY, 6, nv)                                                                  \
+        }
+#    define FL_TILE(BODY, rows, vectors)                                                           \
+        switch (vectors) {                                                                         \
+        case 1: FL_ROWS(BODY, rows, 1) break;                                                      \
+        case 2: FL_ROWS(BODY, rows, 2) break;                                                      \
+        case 3: FL_ROWS(BODY, rows, 3) break;                                                      \
+        case 4: FL_ROWS(BODY, rows, 4) break;                                                      \
+        }
+#endif
+
+/* Steps of k in a slice of a panel: 16 KiB stay in L1 while the tiles of all rows pass over it. */
+#undef K_BLOCK
+#define K_BLOCK ((ptrdiff_t)(16384 / (GROUP * (ptrdiff_t)sizeof(REAL))))
+
+/* n rows in as few tiles as there can be, of nearly equal size: 32 = 6+6+5+5+5+5, since a tile
+ * of few rows wastes loads. tile_start: the first row of tile i; tile n ends. */
+static inline ptrdiff_t FN(tile_count)(ptrdiff_t n) { return (n + TILE_ROWS - 1) / TILE_ROWS; }
+
+static inline ptrdiff_t FN(tile_start)(ptrdiff_t n, ptrdiff_t tiles, ptrdiff_t i) {
+    return i * (n / tiles) + FL_MIN(i, n % tiles);
+}
+
+/* acc[m][v] += sum_k a[m * a_row + k * a_k] * panel[k][v], for constants mr and nv */
+FL_INLINE void FN(accumulate)(const int mr, const int nv, ptrdiff_t K, const REAL *restrict a,
+                              ptrdiff_t a_row, ptrdiff_t a_k, const REAL *restrict panel,
+                              V acc[][TILE_VECTORS]) {
+    for (ptrdiff_t k = 0; k < K; k++) {
+        V p[TILE_VECTORS];
+        FL_UNROLL for (int v = 0; v < nv; v++) p[v] = V_LOAD(panel + (k * nv + v) * VL);
+        FL_UNROLL for (int m = 0; m < mr; m++) {
+            const V a_mk = V_SET1(a[m * a_row + k * a_k]);
+            FL_UNROLL for (int v = 0; v < nv; v++) acc[m][v] = V_FMA(a_mk, p[v], acc[m][v]);
+        }
+    }
+}
+
+/* A tile of C in memory: mr rows of nv vectors, the last of which has `tail` lanes. */
+FL_INLINE void FN(load_tile)(const int mr, const int nv, const REAL *c, ptrdiff_t c_row,
+                             ptrdiff_t tail, V acc[][TILE_VECTORS]) {
+    FL_UNROLL for (int m = 0; m < mr; m++) {
+        FL_UNROLL for (int v = 0; v < nv - 1; v++) acc[m][v] = V_LOAD(c + m * c_row + v * VL);
+        acc[m][nv - 1] = tail == VL ? V_LOAD(c + m * c_row + (nv - 1) * VL)
+                                    : V_LOAD_PART(c + m * c_row + (nv - 1) * VL, tail);
+    }
+}
+
+FL_INLINE void FN(store_tile)(const int mr, const int nv, REAL *c, ptrdiff_t c_row, ptrdiff_t tail,
+                              V acc[][TILE_VECTORS]) {
+    FL_UNROLL for (int m = 0; m < mr; m++) {
+        FL_UNROLL for (int v = 0; v < nv - 1; v++) V_STORE(c + m * c_row + v * VL, acc[m][v]);
+        if (tail == VL)
+            V_STORE(c + m * c_row + (nv - 1) * VL, acc[m][nv - 1]);
+        else
+            V_STORE_PART(c + m * c_row + (nv - 1) * VL, tail, acc[m][nv - 1]);
+    }
+}
+
+/* The same vectors in every row: a bias, or zeros where it is NULL. */
+FL_INLINE void FN(fill_tile)(const int mr, const int nv, const REAL *row, V acc[][TILE_VECTORS]) {
+    FL_UNROLL for (int v = 0; v < nv; v++) {
+        const V value = row ? V_LOAD(row + v * VL) : V_SET1((REAL)0);
+        FL_UNROLL for (int m = 0; m < mr; m++) acc[m][v] = value;
+    }
+}
+
+/* C (M, N) := bias + A P for one panel P of nv vectors, N <= nv * VL columns.
+ * A: element (m, k) at a[m * a_row + k * a_k]; bias: nv vectors or NULL for zeros. */
+static void FN(product)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const REAL *a, ptrdiff_t a_row,
+                        ptrdiff_t a_k, const REAL *panel, const REAL *bias, REAL *c,
+                        ptrdiff_t c_row) {
+    const ptrdiff_t nv = (N + VL - 1) / VL, tail = N - (nv - 1) * VL, tiles = FN(tile_count)(M);
+    ptrdiff_t k0 = 0;
+    do { /* once for K = 0 */
+        const ptrdiff_t k_n = FL_MIN(K_BLOCK, K - k0);
+        for (ptrdiff_t i = 0; i < tiles; i++) {
+            const ptrdiff_t r = FN(tile_start)(M, tiles, i), r_end = FN(tile_start)(M, tiles, i + 1);
+#define BODY(mr, nv_)                                                                              \
+    V acc[TILE_ROWS][TILE_VECTORS];                                                                \
+    if (k0 == 0)                                                                                   \
+        FN(fill_tile)(mr, nv_, bias, acc);                                                         \
+    else                                                                                           \
+        FN(load_tile)(mr, nv_, c + r * c_row, c_row, tail, acc);                                   \
+    FN(accumulate)(mr, nv_, k_n, a + r * a_row + k0 * a_k, a_row, a_k, panel + k0 * nv_ * VL, acc); \
+    FN(store_tile)(mr, nv_, c + r * c_row, c_row, tail, acc);
+            FL_TILE(BODY, r_end - r, nv)
+#undef BODY
+        }
+        k0 += k_n;
+    } while (k0 < K);
+}
+
+/* One block of C (M, GROUP) += A^T P, where A (K, M) was packed by pack_rows and P is a slice of
+ * K steps of a panel of four vectors; `first`: assign instead. */
+static void FN(product_transposed)(ptrdiff_t M, ptrdiff_t K, const REAL *a, const REAL *panel,
+                                   int first, REAL *c, ptrdiff_t c_row) {
+    const ptrdiff_t tiles = FN(tile_count)(M);
+    for (ptrdiff_t i = 0; i < tiles; i++) {
+        const ptrdiff_t r = FN(tile_start)(M, tiles, i), r_end = FN(tile_start)(M, tiles, i + 1);
+#define BODY(mr, nv)                                                                               \
+    V acc[TILE_ROWS][TILE_VECTORS];                                                                \
+    if (first)                                                                                     \
+        FN(fill_tile)(mr, nv, NULL, acc);                                                          \
+    else                                                                                           \
+        FN(load_tile)(mr, nv, c + r * c_row, c_row, VL, acc);                                      \
+    FN(accumulate)(mr, nv, K, a + r * K, 1, mr, panel, acc);                                       \
+    FN(store_tile)(mr, nv, c + r * c_row, c_row, VL, acc);
+        FL_ROWS(BODY, r_end - r, TILE_VECTORS)
+#undef BODY
+    }
+}

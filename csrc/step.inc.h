@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: MIT */
+/* The steps: products on packed weights with the gate math on the accumulators.
+ *
+ *     forward    a = b + W_ih x[t] + W_hh h[t-1];  gates, c[t], h[t] = gates_forward(a, c[t-1])
+ *     backward   dh = W_hh^T dgates[t+1] + dy[t];  dgates[t] = gates_backward(dh, ...) in place
+ *     after it   dw = dgates^T [x | h[t-1]], db = sum of dgates, dx = dgates W_ih
+ *
+ * Every function does a range of it: rows b0 <= b < b1 and panels u0 <= u < u1, so that threads can
+ * share a step by rows or by units. Bits do not depend on the ranges. */
+
+/* Row b of slot or step t in the buffers of fl_lstm. */
+#ifndef FL_STEP_ROWS
+#    define FL_STEP_ROWS
+#    define GATES(q, t) ((REAL *)(q)->gates + (t) % (q)->gate_slots * (q)->B * (q)->U * GROUP)
+#    define H_SLOT(q, s) ((REAL *)(q)->h + (s) % (q)->state_slots * (q)->B * (q)->h_row)
+#    define C_SLOT(q, s) ((REAL *)(q)->c + (s) % (q)->state_slots * (q)->B * (q)->U * VL)
+#endif
+
+/* gates[t][b] := b + W_ih x[t][b] for steps t0 <= t < t1 that lie side by side in gates */
+static void FN(project)(const fl_lstm *q, ptrdiff_t t0, ptrdiff_t t1, ptrdiff_t b0, ptrdiff_t b1,
+                        ptrdiff_t u0, ptrdiff_t u1) {
+    const ptrdiff_t row = q->U * GROUP;
+    const int whole = b0 == 0 && b1 == q->B; /* all rows of all steps are one matrix */
+    for (ptrdiff_t u = u0; u < u1; u++) {
+        const REAL *panel = (const REAL *)q->x_panels + u * q->I * GROUP;
+        const REAL *bias = (const REAL *)q->b_panel + u * GROUP;
+        for (ptrdiff_t t = t0; t < t1; t += whole ? t1 - t0 : 1) {
+            const ptrdiff_t rows = whole ? (t1 - t0) * q->B : b1 - b0;
+            FN(product)(rows, GROUP, q->I, (const REAL *)q->x + (t * q->B + b0) * q->I, q->I, 1,
+                        panel, bias, GATES(q, t) + b0 * row + u * GROUP, row);
+        }
+    }
+}
+
+/* What is left of a step for one tile: gates, c, h, y from its accumulators. */
+FL_INLINE void FN(finish_forward)(const int mr, const fl_lstm *q, ptrdiff_t t, ptrdiff_t b,
+                                  ptrdiff_t u, V acc[][TILE_VECTORS]) {
+    const ptrdiff_t units = FL_MIN(VL, q->H - u * VL), row = q->U * GROUP, c_row = q->U * VL;
+    REAL *gates = GATES(q, t) + b * row + u * GROUP;
+    const REAL *c_prev = C_SLOT(q, t + q->reverse) + b * c_row + u * VL;
+    REAL *c_next = C_SLOT(q, t + 1 - q->reverse) + b * c_row + u * VL;
+    REAL *h_next = H_SLOT(q, t + 1 - q->reverse) + b * q->h_row + u * VL;
+    REAL *y = (REAL *)q->y + t * q->y_t + b * q->y_b + u * VL;
+    FL_UNROLL for (int m = 0; m < mr; m++) {
+        V c;
+        const V h = FN(gates_forward)(acc[m], V_LOAD(c_prev + m * c_row), &c);
+        V_STORE(c_next + m * c_row, c);
+        V_STORE(h_next + m * q->h_row, h);
+        if (units == VL)
+            V_STORE(y + m * q->y_b, h);
+        else
+            V_STORE_PART(y + m * q->y_b, units, h);
+        if (q->save)
+            FL_UNROLL for (int g = 0; g < 4; g++) V_STORE(gates + m * row + g * VL, acc[m][g]);
+    }
+}
+
+/* Step t. The gates hold the projection, or fused: x is multiplied here. Odd steps walk the panels
+ * backward: what the last step left in L2 is used first. */
+static void FN(step_forward)(const fl_lstm *q, ptrdiff_t t, int fused, ptrdiff_t b0, ptrdiff_t b1,
+                             ptrdiff_t u0, ptrdiff_t u1) {
+    const ptrdiff_t K = q->P, row = q->U * GROUP, tiles = FN(tile_count)(b1 - b0);
+    const ptrdiff_t block = tiles == 1 ? K : K_BLOCK;
+    const REAL *x = (const REAL *)q->x + t * q->B * q->I;
+    const REAL *h_prev = H_SLOT(q, t + q->reverse);
+    REAL *gates = GATES(q, t);
+    for (ptrdiff_t j = u0; j < u1; j++) {
+        const ptrdiff_t u = t % 2 ? u1 - 1 - (j - u0) : j;
+        const REAL *x_panel = (const REAL *)q->x_panels + u * q->I * GROUP;
+        const REAL *h_panel = (const REAL *)q->h_panels + u * K * GROUP;
+        const REAL *bias = (const REAL *)q->b_panel + u * GROUP;
+        for (ptrdiff_t k0 = 0; k0 < K; k0 += block) {
+            const ptrdiff_t k_n = FL_MIN(block, K - k0);
+            for (ptrdiff_t i = 0; i < tiles; i++) {
+                const ptrdiff_t b = b0 + FN(tile_start)(b1 - b0, tiles, i);
+                const ptrdiff_t b_end = b0 + FN(tile_start)(b1 - b0, tiles, i + 1);
+                REAL *partial = gates + b * row + u * GROUP;
+#define BODY(mr, nv)                                                                               \
+    V acc[TILE_ROWS][TILE_VECTORS];                                                                \
+    if (fused && k0 == 0) {                                                                        \
+        FN(fill_tile)(mr, nv, bias, acc);                                                          \
+        FN(accumulate)(mr, nv, q->I, x + b * q->I, q->I, 1, x_panel, acc);                         \
+    } else {                                                                                       \
+        FN(load_tile)(mr, nv, partial, row, VL, acc);                                              \
+    }                                                                                              \
+    FN(accumulate)(mr, nv, k_n, h_prev + b * q->h_row + k0, q->h_row, 1, h_panel + k0 * GROUP,     \
+                   acc);                                                                           \
+    if (k0 + k_n < K)                                                                              \
+        FN(store_tile)(mr, nv, partial, row, VL, acc);                                             \
+    else                                                                                           \
+        FN(finish_forward)(mr, q, t, b, u, acc);
+                FL_ROWS(BODY, b_end - b, TILE_VECTORS)
+#undef BODY
+            }
+        }
+    }
+}
+
+/* dgates of step t for one tile whose accumulators are dL/dh: nv vectors of units from panel u. */
+FL_INLINE void FN(finish_backward)(const int mr, const int nv, const fl_lstm *q, ptrdiff_t t,
+                                   ptrdiff_t b, ptrdiff_t u, V acc[][TILE_VECTORS]) {
+    const ptrdiff_t row = q->U * GROUP, c_row = q->U * VL;
+    FL_UNROLL for (int v = 0; v < nv; v++) {
+        const ptrdiff_t at = (u + v) * VL, units = FL_MIN(VL, q->H - at);
+        REAL *gates = GATES(q, t) + b * row + (u + v) * GROUP;
+        const REAL *c_prev = C_SLOT(q, t + q->reverse) + b * c_row + at;
+        const REAL *c_next = C_SLOT(q, t + 1 - q->reverse) + b * c_row + at;
+        const REAL *dy = (const REAL *)q->dy + t * q->dy_t + b * q->dy_b + at;
+        REAL *dc = (REAL *)q->dc + b * c_row + at;
+        for (int m = 0; m < mr; m++) {
+            V gate[TILE_VECTORS], dh = acc[m][v], dc_m = V_LOAD(dc + m * c_row);
+            if (q->dy) /* y[t] is h[t] */
+                dh = V_ADD(dh, units == VL ? V_LOAD(dy + m * q->dy_b)
+                                           : V_LOAD_PART(dy + m * q->dy_b, units));
+            FL_UNROLL for (int g = 0; g < 4; g++) gate[g] = V_LOAD(gates + m * row + g * VL);
+            FN(gates_backward)(gate, V_LOAD(c_prev + m * c_row), V_LOAD(c_next + m * c_row), dh,
+                               &dc_m);
+            FL_UNROLL for (int g = 0; g < 4; g++) V_STORE(gates + m * row + g * VL, gate[g]);
+            V_STORE(dc + m * c_row, dc_m);
+        }
+    }
+}
+
+/* dh (rows b0 <= b < b1) := W_hh^T dgates[t_from], or what dh holds where t_from < 0;
+ * then dgates of step t from it, or where t < 0 only dh. By groups v0 <= v < v1 of four panels. */
+static void FN(step_backward)(const fl_lstm *q, ptrdiff_t t_from, ptrdiff_t t, ptrdiff_t b0,
+                              ptrdiff_t b1, ptrdiff_t v0, ptrdiff_t v1) {
+    const ptrdiff_t row = q->U * GROUP, K = t_from < 0 ? 0 : row, tiles = FN(tile_count)(b1 - b0);
+    const ptrdiff_t block = tiles == 1 ? K : K_BLOCK;
+    const REAL *dgates = t_from < 0 ? NULL : GATES(q, t_from);
+    for (ptrdiff_t j = v0; j < v1; j++) {
+        const ptrdiff_t v = t % 2 ? v1 - 1 - (j - v0) : j, u = v * TILE_VECTORS;
+        const ptrdiff_t vectors = FL_MIN(TILE_VECTORS, q->U - u);
+        const REAL *columns = (const REAL *)q->h_columns + v * row * GROUP;
+        ptrdiff_t k0 = 0;
+        do {
+            const ptrdiff_t k_n = FL_MIN(block, K - k0);
+            for (ptrdiff_t i = 0; i < tiles; i++) {
+                const ptrdiff_t b = b0 + FN(tile_start)(b1 - b0, tiles, i);
+                const ptrdiff_t b_end = b0 + FN(tile_start)(b1 - b0, tiles, i + 1);
+                REAL *dh = (REAL *)q->dh + b * q->h_row + u * VL;
+#define BODY(mr, nv)                                                                               \
+    V acc[TILE_ROWS][TILE_VECTORS];                                                                \
+    if (K > 0 && k0 == 0)                                                                          \
+        FN(fill_tile)(mr, nv, NULL, acc);                                                          \
+    else                                                                                           \
+        FN(load_tile)(mr, nv, dh, q->h_row, VL, acc);                                              \
+    FN(accumulate)(mr, nv, k_n, dgates + b * row + k0, row, 1, columns + k0 * nv * VL, acc);       \
+    if (k0 + k_n < K || t < 0)                                                                     \
+        FN(store_tile)(mr, nv, dh, q->h_row, VL, acc);                                             \
+    else                                                                                           \
+        FN(finish_backward)(mr, nv, q, t, b, u, acc);
+                FL_TILE(BODY, b_end - b, vectors)
+#undef BODY
+            }
+            k0 += k_n;
+        } while (k0 < K);
+    }
+}
+
+/* dx[t][b] := W_ih^T dgates[t][b] for the rows r0 <= r < r1 of all (T * B) */
+static void FN(input_gradient)(const fl_lstm *q, ptrdiff_t r0, ptrdiff_t r1) {
+    const ptrdiff_t row = q->U * GROUP;
+    const REAL *columns = q->x_columns;
+    for (ptrdiff_t k = 0; k < q->I; k += GROUP) {
+        const ptrdiff_t n = FL_MIN(GROUP, q->I - k);
+        FN(product)(r1 - r0, n, row, (const REAL *)q->gates + r0 * row, row, 1, columns, NULL,
+                    (REAL *)q->dx + r0 * q->I + k, q->I);
+        columns += row * ((n + VL - 1) / VL) * VL;
+    }
+}
+
+/* Rows of dgates that one pass of weight_gradient takes. */
+enum { FN(gradient_block) = 256 };
+
+/* Scratch of weight_gradient, in numbers, for u1 - u0 panels. */
+static ptrdiff_t FN(gradient_scratch)(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1) {
+    return FN(gradient_block) * (GROUP + q->I + q->P) + (u1 - u0) * GROUP * (q->I + q->P);
+}
+
+/* dw_ih, dw_hh, db of the units of panels u0 <= u < u1: dgates^T [x | h[t-1]] over all steps and
+ * rows, in the order of the rows. */
+static void FN(weight_gradient)(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1, void *scratch) {
+    const ptrdiff_t N = q->T * q->B, row = q->U * GROUP, I = q->I, P = q->P, width = u1 - u0;
+    const REAL *h_prev = (const REAL *)q->h + q->reverse * q->B * q->h_row;
+    REAL *slice = scratch, *x_rows = slice + FN(gradient_block) * GROUP;
+    REAL *h_rows = x_rows + FN(gradient_block) * I, *dx_t = h_rows + FN(gradient_block) * P;
+    REAL *dh_t = dx_t + width * GROUP * I; /* (I,width,4,VL), (P,width,4,VL): dw transposed */
+    for (ptrdiff_t n0 = 0; n0 < N; n0 += FN(gradient_block)) {
+        const ptrdiff_t n = FL_MIN(FN(gradient_block), N - n0);
+        FN(pack_rows)(I, n, (const REAL *)q->x + n0 * I, I, x_rows);
+        FN(pack_rows)(P, n, h_prev + n0 * q->h_row, q->h_row, h_rows);
+        for (ptrdiff_t u = u0; u < u1; u++) {
+            const REAL *dgates = (const REAL *)q->gates + n0 * row + u * GROUP;
+            V sum[TILE_VECTORS];
+            for (int g = 0; g < 4; g++) sum[g] = V_SET1((REAL)0);
+            for (ptrdiff_t k = 0; k < n; k++)
+                FL_UNROLL for (int g = 0; g < 4; g++) {
+                    const V d = V_LOAD(dgates + k * row + g * VL);
+                    sum[g] = V_ADD(sum[g], d);
+                    V_STORE(slice + (k * 4 + g) * VL, d);
+                }
+            if (q->db)
+                for (int g = 0; g < 4; g++) { /* db is zero before the first block */
+                    const ptrdiff_t units = FL_MIN(VL, q->H - u * VL);
+                    REAL *db = (REAL *)q->db + g * q->H + u * VL;
+                    V_STORE_PART(db, units, V_ADD(V_LOAD_PART(db, units), sum[g]));
+                }
+            const ptrdiff_t at = (u - u0) * GROUP;
+            FN(product_transposed)(I, n, x_rows, slice, n0 == 0, dx_t + at, width * GROUP);
+            FN(product_transposed)(P, n, h_rows, slice, n0 == 0, dh_t + at, width * GROUP);
+        }
+    }
+    FN(unpack_gradient)(q->H, I, width, u0, dx_t, q->dw_ih);
+    FN(unpack_gradient)(q->H, P, width, u0, dh_t, q->dw_hh);
+}
