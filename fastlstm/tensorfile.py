@@ -95,7 +95,7 @@ def save_tensors(path, tensors, metadata=None):
         dtype = array.dtype.newbyteorder("<")
         if dtype not in _CODES:
             raise TypeError(f"{name} has dtype {array.dtype}, which safetensors files cannot hold")
-        arrays[name] = np.asarray(array, dtype, order="C")
+        arrays[name] = np.asarray(array, dtype)
     # the widest first: so that each is aligned
     arrays = dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))
     header = {"__metadata__": metadata} if metadata else {}
@@ -175,7 +175,7 @@ class Fault:
 
 
 def _bytes(array):
-    """The memory of a C-contiguous array, as bytes."""
+    """The elements in row-major order as bytes: the array's own memory where it is C-contiguous."""
     return array.reshape(-1).view(np.uint8)
 
 

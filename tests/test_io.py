@@ -21,6 +21,7 @@ MODELS = {
     "stacked": lambda: LSTM(3, 5, 3, dropout=0.25, batch_first=True),
     "bidirectional": lambda: LSTM(3, 5, 2, bidirectional=True, dtype="float64"),
     "projected": lambda: LSTM(3, 5, 2, proj_size=2, bidirectional=True),
+    "thin projection": lambda: LSTM(3, 90, 2, proj_size=1),
     "no bias": lambda: LSTM(3, 5, bias=False),
     "one unit": lambda: LSTM(1, 1),
     "Dense": lambda: Dense(3, 2, activation="relu"),
@@ -101,7 +102,10 @@ def test_live_pytorch(path):
 
 
 def test_saving_something_else(path):
-    for thing in (np.zeros(3), None, {"type": "LSTM"}, object()):
+    class Foreign:
+        config = {"type": "Transformer"}  # noqa: RUF012
+
+    for thing in (np.zeros(3), None, {"type": "LSTM"}, object(), Foreign()):
         with pytest.raises(TypeError, match="module must be one of LSTM, "):
             save(path, thing)
     assert not path.exists()

@@ -208,6 +208,7 @@ DAMAGED = {
         "'b' overlaps what is before it: it begins at 4, expected 8",
     ),
     "same place twice": (file_bytes({"a": info(), "b": info()}, EIGHT), "overlaps"),
+    "endless name": (file_bytes({"a" * 10**6: info()}), "aaa... ends at byte 8 of the data"),
     "trailing bytes": (file_bytes({"a": info()}, bytes(9)), "1 trailing bytes"),
     "trailing bytes, no arrays": (file_bytes({}, bytes(9)), "9 trailing bytes"),
 }
