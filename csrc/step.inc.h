@@ -20,14 +20,16 @@
 static void FN(project)(const fl_lstm *q, ptrdiff_t t0, ptrdiff_t t1, ptrdiff_t b0, ptrdiff_t b1,
                         ptrdiff_t u0, ptrdiff_t u1) {
     const ptrdiff_t row = q->U * GROUP;
-    const int whole = b0 == 0 && b1 == q->B; /* all rows of all steps are one matrix */
+    /* All rows of all steps are one matrix; rows beyond their length keep their gates at 0. */
+    const int whole = b0 == 0 && b1 == q->B && q->active[t1 - 1] == q->B;
     for (ptrdiff_t u = u0; u < u1; u++) {
         const REAL *panel = (const REAL *)q->x_panels + u * q->I * GROUP;
         const REAL *bias = (const REAL *)q->b_panel + u * GROUP;
         for (ptrdiff_t t = t0; t < t1; t += whole ? t1 - t0 : 1) {
-            const ptrdiff_t rows = whole ? (t1 - t0) * q->B : b1 - b0;
-            FN(product)(rows, GROUP, q->I, (const REAL *)q->x + (t * q->B + b0) * q->I, q->I, 1,
-                        panel, bias, GATES(q, t) + b0 * row + u * GROUP, row);
+            const ptrdiff_t rows = whole ? (t1 - t0) * q->B : FL_MIN(b1, q->active[t]) - b0;
+            if (rows > 0)
+                FN(product)(rows, GROUP, q->I, (const REAL *)q->x + (t * q->B + b0) * q->I, q->I,
+                            1, panel, bias, GATES(q, t) + b0 * row + u * GROUP, row);
         }
     }
 }

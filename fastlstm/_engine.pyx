@@ -149,8 +149,8 @@ cdef inline void enter(
     cdef Py_ssize_t r, c_row = q.U * q.L
     for r in range(max(r0, my.b0), min(r1, my.b1)):
         place(h_slot(tag, q, slot) + r * q.h_row, q.h_row, <const real *>q.h0 + r * q.P, q.P,
-              my, q.L)
-        place(c_slot(tag, q, slot) + r * c_row, c_row, <const real *>q.c0 + r * q.H, q.H, my, q.L)
+              my, q)
+        place(c_slot(tag, q, slot) + r * c_row, c_row, <const real *>q.c0 + r * q.H, q.H, my, q)
 
 
 cdef inline void leave(
@@ -160,15 +160,15 @@ cdef inline void leave(
     """Rows r0 <= r < r1 end: h_n, c_n come from this slot."""
     cdef Py_ssize_t r
     for r in range(max(r0, my.b0), min(r1, my.b1)):
-        place(<real *>q.h_n + r * q.P, q.P, h_slot(tag, q, slot) + r * q.h_row, q.P, my, q.L)
-        place(<real *>q.c_n + r * q.H, q.H, c_slot(tag, q, slot) + r * q.U * q.L, q.H, my, q.L)
+        place(<real *>q.h_n + r * q.P, q.P, h_slot(tag, q, slot) + r * q.h_row, q.P, my, q)
+        place(<real *>q.c_n + r * q.H, q.H, c_slot(tag, q, slot) + r * q.U * q.L, q.H, my, q)
 
 
 cdef inline void place(
-    real *to, Py_ssize_t size, const real *src, Py_ssize_t n, const Share *my, Py_ssize_t L
+    real *to, Py_ssize_t size, const real *src, Py_ssize_t n, const Share *my, const fl_lstm *q
 ) noexcept nogil:
     """to[:n] := src[:n], to[n:size] := 0, within the columns of these units."""
-    cdef Py_ssize_t start = my.u0 * L, stop = max(size if my.u1 * L >= n else my.u1 * L, start)
+    cdef Py_ssize_t start = my.u0 * q.L, stop = size if my.u1 == q.U else my.u1 * q.L
     cdef Py_ssize_t filled = min(max(n, start), stop)
     memcpy(to + start, src + start, (filled - start) * sizeof(real))
     memset(to + filled, 0, (stop - filled) * sizeof(real))
@@ -605,7 +605,7 @@ def lstm_backward(tape, dy=None, dstate=None, *, keep=False):
         &q, 0, (q.U + n - 1) // n)
     scratch = aligned((n, (size + 15) // 16 * 16), dtype)
     job.scratch, job.scratch_size = <char *>address(scratch), scratch.strides[0]
-    if B:
+    if B and T:  # without a step all gradients of the weights stay 0
         with nogil:
             fl_team_run(n, backward_work, &job)
     interrupted(&job)
