@@ -98,7 +98,24 @@ EXTRA_CASES = (
     Case(T=60, H=12),
     Case(T=120, B=2, I=2, H=5, lengths=(120, 77)),
 )
-CASES = DEFAULT_CASES + EXTRA_CASES
+# Sizes at which the engine does something else: the input product inside the step (I <= 8) or
+# before it in several chunks of time, blocks of the hidden units, threads that share rows
+# (many rows) or units (few rows, many units).
+LARGE_CASES = (
+    Case(I=8, H=33, B=5),
+    Case(I=9, H=33, B=5),
+    Case(T=40, B=33, I=9, H=70),
+    Case(T=40, B=33, I=9, H=70, lengths=tuple(range(7, 40)), reverse=True),
+    Case(T=30, B=14, I=3, H=45),
+    Case(T=30, B=13, I=12, H=45, lengths=(9, 30, 0, 1, 30, 17, 4, 4, 21, 2, 0, 13, 8)),
+    Case(T=5, B=4, I=20, H=150),
+    Case(T=5, B=3, I=4, H=150, lengths=(5, 2, 4)),
+    Case(T=5, B=3, I=20, H=150, lengths=(0, 5, 3), reverse=True),
+    Case(T=4, B=1, I=300, H=300),
+    Case(T=1, B=2, I=160, H=200),
+    Case(T=3, B=9, I=10, H=300, P=130),
+)
+CASES = DEFAULT_CASES + EXTRA_CASES + LARGE_CASES
 
 
 @dataclass

@@ -8,7 +8,7 @@ import pytest
 from cases import Case, backward, make_problem, run
 from comparison import assert_identical, assert_matches
 
-from fastlstm import reference
+from fastlstm import checks, reference
 from fastlstm.reference import lstm_forward
 from fastlstm.spec import Spec
 
@@ -523,6 +523,29 @@ def test_checks_out_gets_the_result(implementation, dtype, case, kind, save):
     if around is not None:
         out[...] = around[1::2, 1::2, 1::2]
         np.testing.assert_array_equal(out.base, around)  # nothing was written between
+
+
+@pytest.mark.parametrize("case", [Case(T=1), Case(B=1), Case(T=1, B=1), Case(H=1)], ids=str)
+def test_checks_out_may_have_an_axis_of_one_with_any_stride(implementation, dtype, case):
+    """``buffer[None]`` has stride 0 there, and overlaps nothing."""
+    problem = make_problem(case, dtype)
+    answer, *_ = implementation.lstm_forward(**problem.forward())
+    buffer = np.zeros([n for n in answer.shape if n > 1], dtype)
+    out = buffer[tuple(None if n == 1 else slice(None) for n in answer.shape)]
+    assert 0 in out.strides
+    implementation.lstm_forward(**problem.forward(), out=out)
+    np.testing.assert_array_equal(out, answer)
+
+
+def test_checks_arrays_come_out_aligned_and_native():
+    for kind in ("misaligned", "byte-swapped"):
+        a = KINDS[kind](np.arange(6.0).reshape(2, 3))
+        taken = checks.array("x", a)
+        assert taken.flags.aligned
+        assert taken.dtype.isnative
+        np.testing.assert_array_equal(taken, a)
+    a = np.arange(6.0)
+    assert checks.array("x", a) is a
 
 
 def test_checks_out_may_be_beside_an_input(implementation, dtype):

@@ -350,6 +350,34 @@ def test_layer_uses_what_is_written_to_flat(make_layer, dtype):
     np.testing.assert_allclose(lstm(problem.x)[0], answer, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("where", [0, -1], ids=["first", "last"])
+def test_layer_sees_a_change_of_one_number(make_layer, dtype, where):
+    """Whatever is kept of the weights between calls: no change may be missed."""
+    problem = make_stack_problem(replace(DEEP, H=17, P=0, lengths=None), dtype)
+    lstm = with_weights(make_layer, problem)
+    last = lstm(problem.x)[0]
+    for name, a in lstm.parameters().items():
+        a.flat[where] += 1
+        y = lstm(problem.x)[0]
+        assert (y != last).any(), f"{name} was changed, the result is the old one"
+        other = make_layer(**problem.stack.arguments(), dtype=dtype)
+        other.flat[:] = lstm.flat
+        np.testing.assert_array_equal(y, other(problem.x)[0])
+        last = y
+
+
+def test_layer_backward_has_the_weights_of_its_forward(make_layer, dtype):
+    """Two layers of one shape, calls in between: packed weights must not be mixed up."""
+    problem, other = (make_stack_problem(Stack(L=2, H=17), dtype, seed) for seed in (0, 1))
+    answer = run_layer(make_layer, problem)
+    one, two = with_weights(make_layer, problem), with_weights(make_layer, other)
+    *_, tape = one.forward(problem.x, problem.state)
+    two.backward(two.forward(other.x)[2], other.dy)
+    one(other.x)
+    dx, _, _ = one.backward(tape, problem.dy, problem.dstate)
+    assert_identical(dict(dx=dx), dict(dx=answer["dx"]), problem.stack)
+
+
 def test_layer_bind_moves_the_parameters(make_layer, dtype):
     problem = make_stack_problem(DEEP, dtype)
     lstm = with_weights(make_layer, problem)
@@ -502,7 +530,7 @@ def test_layer_is_copied_whole(make_layer, dtype, clone):
         clone(lstm.freeze()).flat[0] = 1
 
 
-@pytest.mark.parametrize("clone", [copy.deepcopy, pickled])
+@pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, pickled])
 def test_layer_parameters_are_copied_whole(clone):
     parameters = fl.LSTM(5, 9, seed=0).parameters()
     other = clone(parameters)
@@ -675,10 +703,11 @@ def test_layer_backend_is_what_was_asked_for(monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("the engine ran")
 
-    monkeypatch.setattr(_engine, "lstm_forward", fail)
+    for name in ("lstm_forward", "LSTMForward"):
+        monkeypatch.setattr(_engine, name, fail)
     lstm = fl.LSTM(5, 9, backend="reference")
     x = np.ones((2, 3, 5), np.float32)
     assert lstm(x)[0].any()
     assert lstm.stream(3).step(x[0]).any()
     with pytest.raises(AssertionError, match="the engine ran"):
-        fl.LSTM(5, 9, backend="engine")(x)
+        fl.LSTM(5, 9, backend="engine").stream(3).step(x[0])

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: MIT
 """lstm_forward and lstm_backward: every implementation against the reference in float64."""
 
+import inspect
+
 import numpy as np
 import pytest
 from cases import DEFAULT_CASES, Case, backward, expected, make_problem, run
 from comparison import assert_identical, assert_matches
+from hypothesis import HealthCheck, given, settings, strategies
+
+from fastlstm import _engine, reference
 
 RAGGED = Case(B=5, P=4, lengths=(3, 0, 7, 7, 5))
 some_cases = pytest.mark.parametrize("case", DEFAULT_CASES, ids=str)
@@ -46,7 +51,6 @@ def test_lstm_gradients_are_the_forward_s_derivatives(implementation, case):
     assert sum(products) == pytest.approx(slope, rel=1e-8, abs=1e-8), case
 
 
-@some_cases
 def test_lstm_forward_without_tape_is_the_same(implementation, dtype, case):
     problem = make_problem(case, dtype)
     y, (h_n, c_n), tape = implementation.lstm_forward(**problem.forward(), save=False)
@@ -251,6 +255,46 @@ def test_lstm_results_are_not_one_another_s_memory(implementation, dtype):
     answer = backward(implementation, problem, tape, keep=True)
     y[:], h_n[:], c_n[:] = 7, 7, 7
     assert_identical(backward(implementation, problem, tape), answer, problem.case)
+
+
+@pytest.mark.parametrize("name", ["h", "c", "gates"])
+def test_lstm_tape_is_read_only(implementation, dtype, name):
+    """What backward needs cannot be changed by whoever looks."""
+    problem = make_problem(Case(), dtype)
+    *_, tape = implementation.lstm_forward(**problem.forward())
+    with pytest.raises(ValueError, match="read-only"):
+        getattr(tape, name)[:] = 0
+
+
+def test_lstm_engine_mirrors_the_reference():
+    """Names, arguments and documentation are the same."""
+    assert set(_engine.__all__) >= {"lstm_forward", "lstm_backward"}
+    for name in ("lstm_forward", "lstm_backward"):
+        ours, theirs = getattr(_engine, name), getattr(reference, name)
+        assert ours.__name__ == theirs.__name__ == name
+        assert ours.__doc__ == theirs.__doc__
+        assert inspect.signature(ours) == inspect.signature(theirs)
+
+
+@settings(
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+@given(data=strategies.data())
+def test_lstm_of_any_shape_matches_reference(implementation, dtype, data):
+    size = strategies.sampled_from
+    T, B = data.draw(size([0, 1, 2, 3, 9])), data.draw(size([0, 1, 2, 3, 5, 6, 7, 12, 19]))
+    case = Case(
+        T=T, B=B, I=data.draw(size([0, 1, 2, 7, 8, 9, 17])),
+        H=data.draw(size([1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65])),
+        P=data.draw(size([None, None, 1, 3, 8, 17])),
+        lengths=data.draw(
+            strategies.none() | strategies.tuples(*[strategies.integers(0, T)] * B)
+        ),
+        **{name: data.draw(strategies.booleans()) for name in ("reverse", "bias", "state")},
+        dy=data.draw(size([True, True, False])), dstate=data.draw(size([True, True, False])),
+    )  # fmt: skip
+    actual = run(implementation, make_problem(case, dtype))
+    assert_matches(actual, run(reference, make_problem(case)), dtype, case)
 
 
 def test_lstm_backward_without_gradients_is_zero(implementation, dtype):
