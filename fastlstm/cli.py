@@ -66,7 +66,7 @@ def main(argv=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except MemoryError as fault:
-        return _error(f"not enough memory: {fault or 'try a smaller network or window'}")
+        return _error(f"not enough memory: {str(fault) or 'try a smaller network or window'}")
     except (InputError, MissingExtra, FloatingPointError, OSError) as fault:
         return _error(fault)
     return 0

@@ -26,8 +26,12 @@ def read(tmp_path, monkeypatch):
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
 @pytest.mark.parametrize("bom", [b"", codecs.BOM_UTF8], ids=["plain", "bom"])
 def test_csvfile_reads_every_usual_form(read, delimiter, newline, bom):
-    rows = [["day", "close", "note"], ["2004-08-19", "100.34", '"a, b; c\td"'],
-            ["2004-08-20", ' 1.5e2', '"said ""x"""'], ["2004-08-23", '"-7"', '"two\nlines"']]  # fmt: skip
+    rows = [
+        ["day", "close", "note"],
+        ["2004-08-19", "100.34", '"a, b; c\td"'],
+        ["2004-08-20", " 1.5e2", '"said ""x"""'],
+        ["2004-08-23", '"-7"', '"two\nlines"'],
+    ]
     text = newline.join(delimiter.join(row) for row in rows) + newline
     series = read(bom + text.encode(), "close", "day")
     np.testing.assert_array_equal(series.values, [100.34, 150, -7])
@@ -74,15 +78,17 @@ def test_csvfile_reads_dates(read, dates, expected):
     np.testing.assert_array_equal(series.dates, np.array(expected, kind))
 
 
+EMPTY = "prices.csv is empty; a header line and rows of numbers are expected"
 FAULTS = {
-    "nothing": (b"", "prices.csv is empty; a header line and rows of numbers are expected"),
-    "blank": (b" \n\n", "prices.csv is empty; a header line and rows of numbers are expected"),
-    "no names": (b",,\n1,2,3\n", "prices.csv is empty; a header line and rows of numbers are expected"),
+    "nothing": (b"", EMPTY),
+    "blank": (b" \n\n", EMPTY),
+    "no names": (b",,\n1,2,3\n", EMPTY),
     "not UTF-8": (b"close\n1\n\xe92\n", "prices.csv, line 3: byte 0xe9 is not UTF-8 text"),
     "UTF-16": ("close\n1\n".encode("utf-16"), "prices.csv is UTF-16 text; save it as UTF-8"),
     "unknown": (b"day,open\n1,2\n", "prices.csv has no column 'close'; it has 'day', 'open'"),
     "no header": (b"1,2\n3,4\n",
-                  "prices.csv has no column 'close'; it has '1', '2' (the first line must be a header)"),
+                  "prices.csv has no column 'close'; it has '1', '2' "
+                  "(the first line must be a header)"),
     "many columns": (",".join(f"c{k}" for k in range(25)).encode() + b"\n",
                      "prices.csv has no column 'close'; it has "
                      + ", ".join(f"'c{k}'" for k in range(20)) + " and 5 more"),
@@ -97,9 +103,11 @@ FAULTS = {
     "long word": (b"close\n" + b"x" * 99 + b"\n",
                   f"prices.csv, line 2: close must be a number, got '{'x' * 37}...'"),
     "missing": (b"day,close\n1,\n", "prices.csv, line 2: close is empty, a number is expected"),
-    "nan": (b"close\n1\nNaN\n", "prices.csv, line 3: close must be finite, up to 1e+100, got 'NaN'"),
+    "nan": (b"close\n1\nNaN\n",
+            "prices.csv, line 3: close must be finite, up to 1e+100, got 'NaN'"),
     "inf": (b"close\n-inf\n", "prices.csv, line 2: close must be finite, up to 1e+100, got '-inf'"),
-    "overflow": (b"close\n1e999\n", "prices.csv, line 2: close must be finite, up to 1e+100, got '1e999'"),
+    "overflow": (b"close\n1e999\n",
+                 "prices.csv, line 2: close must be finite, up to 1e+100, got '1e999'"),
     "blank line": (b"close\n1\n\n2\n", "prices.csv, line 3: the line is blank, and rows follow it"),
     "line after a quoted newline": (b'note,close\n"a\nb",1\nc,x\n',
                                     "prices.csv, line 4: close must be a number, got 'x'"),

@@ -72,6 +72,8 @@ def test_run_learns_nothing_from_the_unseen_part(wave):
     one, two = run(wave, SMALL), run(Series("other", values), SMALL)
     np.testing.assert_array_equal(one.network.flat, two.network.flat)
     assert one.history["val_loss"] != two.history["val_loss"]
+    for name, prediction in one.predictions.items():  # the first unseen window is the same
+        assert prediction[0] == two.predictions[name][0], name
 
 
 def test_run_forecasts_from_the_last_window(wave):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fastlstm import quickbench
-from fastlstm.forecast import Settings
+from fastlstm.forecast import Settings, build_network
 from fastlstm.quickbench import Row, shapes, time_epoch
 
 
@@ -39,7 +39,14 @@ def test_shapes_refuse_to_time_results_that_differ(monkeypatch):
         list(shapes())
 
 
-def test_time_epoch_does_the_same_steps_with_both():
+def test_time_epoch_does_the_same_steps_with_both(monkeypatch):
+    built = []
+
+    def build(settings, backend):
+        built.append(build_network(settings, backend))
+        return built[-1]
+
+    monkeypatch.setattr(quickbench, "build_network", build)
     settings = Settings(hidden=7, layers=2, batch_size=8)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(30, 6, 1)).astype(np.float32)
@@ -47,6 +54,7 @@ def test_time_epoch_does_the_same_steps_with_both():
     t = time_epoch(settings, x, y, measured=2, repeats=1)
     assert (t.measured, t.batches) == (2, 4)
     assert t.engine > 0 and t.reference > 0
+    assert [network.modules[0].backend for network in built] == ["engine", "reference"]
     # the mean loss of 2 steps of Adam with dropout: equal only if all of the steps are
     assert t.losses[0] == pytest.approx(t.losses[1], rel=1e-5)
     assert time_epoch(settings, x[:5], y[:5], repeats=1)[3:] == (1, 1)
