@@ -114,6 +114,7 @@ LARGE_CASES = (
     Case(T=4, B=1, I=300, H=300),
     Case(T=1, B=2, I=160, H=200),
     Case(T=3, B=9, I=10, H=300, P=130),
+    Case(T=3, B=14, I=9, H=530),  # several blocks of h also where a block is 512 numbers
 )
 CASES = DEFAULT_CASES + EXTRA_CASES + LARGE_CASES
 

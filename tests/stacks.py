@@ -71,6 +71,18 @@ STACKS = (
     Stack(T=1, B=1, I=1, H=1),
     Stack(T=12, B=2, I=3, H=19),
 )
+# what PyTorch's packed sequences do not take: rows without a step; and other edges
+DEEP = Stack(L=2, bidirectional=True, P=3, B=4, lengths=(2, 7, 0, 5))
+EDGE_STACKS = (
+    DEEP,
+    Stack(L=3, H=5, B=4, lengths=(0, 7, 3, 0)),
+    Stack(L=2, bidirectional=True, lengths=(0, 0, 0)),
+    Stack(T=0, L=2, bidirectional=True),
+    Stack(B=0, L=2),
+    Stack(I=0, L=2),
+    Stack(H=1, L=4, B=2),
+    Stack(H=33, I=17, L=2, bidirectional=True, B=6, lengths=(1, 7, 7, 2, 0, 4)),
+)
 
 
 @dataclass
@@ -183,10 +195,16 @@ def _compose_backward(implementation, problem, cells):
     return dict(dx=dy, dh0=np.stack(dh0), dc0=np.stack(dc0)) | grads
 
 
+def with_weights(make_layer, problem, **changes):
+    """A fastlstm.LSTM with the problem's weights."""
+    lstm = make_layer(**problem.stack.arguments(), dtype=problem.dtype, **changes)
+    lstm.load_state_dict(problem.weights)
+    return lstm
+
+
 def run_layer(make_layer, problem, batch_first=False):
     """All results of a fastlstm.LSTM with the problem's weights, by name, as `compose` has them."""
-    lstm = make_layer(**problem.stack.arguments(), dtype=problem.dtype, batch_first=batch_first)
-    lstm.load_state_dict(problem.weights)
+    lstm = with_weights(make_layer, problem, batch_first=batch_first)
 
     def turned(a):
         return a.swapaxes(0, 1) if batch_first else a

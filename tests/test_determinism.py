@@ -34,13 +34,13 @@ def simd(request):
 
 
 @pytest.mark.parametrize("case", LARGE_CASES + CASES[:6], ids=str)
-def test_determinism_any_number_of_threads(implementation, dtype, threads, case):
+def test_determinism_any_number_of_threads(simd, dtype, threads, case):
     problem = make_problem(case, dtype)
     threads(1)
-    answer = run(implementation, problem)
+    answer = run(simd, problem)
     for n in (2, 3, 7):
         threads(n)
-        assert_identical(run(implementation, problem), answer, f"{case} with {n} threads")
+        assert_identical(run(simd, problem), answer, f"{case} with {n} threads")
 
 
 def test_determinism_layers_with_any_number_of_threads(make_layer, dtype, threads):

@@ -2,6 +2,7 @@
 """What importing fastlstm does to a process, and what it leaves alone; each in a fresh one."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -86,14 +87,22 @@ def test_import_does_not_touch_the_warnings_or_the_error_state():
     assert output(code + "print(a == (numpy.geterr(), list(warnings.filters)))") == "True"
 
 
+SIZES = {"small": (3, 2, 4, 5), "rows shared": (20, 32, 16, 64), "units shared": (9, 3, 64, 256)}
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
-def test_import_fork_after_use_works():
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
+def test_import_fork_after_use_works(size):
     """A forked child must not wait for threads that only its parent has."""
-    code = (
-        TRAINING
-        + """
+    code = f"""
 import os, warnings
+import numpy as np, fastlstm as fl
 warnings.simplefilter("ignore")
+T, B, I, H = {size}
+x = np.random.default_rng(0).standard_normal((T, B, I)).astype("f")
+lstm = fl.LSTM(I, H, seed=0)
+y, _, tape = lstm.forward(x)
+dx, _, grads = lstm.backward(tape, y)
 for _ in range(3):
     pid = os.fork()
     if pid == 0:
@@ -101,10 +110,42 @@ for _ in range(3):
         same = (again == y).all() and (lstm.backward(tape, y)[0] == dx).all()
         os._exit(0 if same else 1)
     assert os.waitpid(pid, 0)[1] == 0
+    assert (lstm(x)[0] == y).all()
 print("done")
 """
-    )
-    assert output(code) == "done"
+    assert output(code, FASTLSTM_NUM_THREADS="2") == "done"
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no timer on this system")
+@pytest.mark.parametrize("threads", ["1", "2"])
+@pytest.mark.parametrize("isa", fastlstm.info()["isas"].split(", "))
+def test_import_ctrl_c_stops_a_long_sequence(isa, threads):
+    """The handler runs in the middle, and the layer works as before afterwards."""
+    code = """
+import signal
+import numpy as np, fastlstm as fl
+lstm = fl.LSTM(8, 512, seed=0)
+short = np.ones((9, 16, 8), "f")
+before = lstm(short)[0]
+x = np.broadcast_to(np.float32(0.1), (8000, 16, 8)).copy()
+y = None
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+try:
+    y = lstm(x)
+except KeyboardInterrupt:
+    pass
+assert y is None, "the sequence ran to its end"
+assert (lstm(short)[0] == before).all()
+print("stopped")
+"""
+    assert output(code, FASTLSTM_ISA=isa, FASTLSTM_NUM_THREADS=threads) == "stopped"
+
+
+def test_import_threads_from_the_environment():
+    code = "from fastlstm import backend; print(backend.get_num_threads())"
+    assert output(code, FASTLSTM_NUM_THREADS="3") == "3"
+    assert int(output(code)) >= 1
 
 
 def test_import_in_a_spawned_pool():

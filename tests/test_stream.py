@@ -4,8 +4,7 @@
 import numpy as np
 import pytest
 from comparison import assert_matches
-from stacks import Stack, make_stack_problem
-from test_layer import with_weights
+from stacks import Stack, make_stack_problem, with_weights
 
 STACKS = (
     Stack(),
