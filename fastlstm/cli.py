@@ -353,7 +353,7 @@ def _say_job(settings, split):
         f"training part alone.\n"
         f"Network: {settings.layers} x LSTM of {settings.hidden} units, dropout "
         f"{settings.dropout:g}, dense head; Adam, squared error, batches of "
-        f"{settings.batch_size}, {settings.epochs} epochs."
+        f"{settings.batch_size}, {settings.epochs} epoch{'s' * (settings.epochs > 1)}."
     )
 
 
