@@ -203,10 +203,11 @@ static void FN(weight_gradient)(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1, vo
                     V_STORE(slice + (k * 4 + g) * VL, d);
                 }
             if (q->db)
-                for (int g = 0; g < 4; g++) { /* db is zero before the first block */
+                for (int g = 0; g < 4; g++) {
                     const ptrdiff_t units = FL_MIN(VL, q->H - u * VL);
                     REAL *db = (REAL *)q->db + g * q->H + u * VL;
-                    V_STORE_PART(db, units, V_ADD(V_LOAD_PART(db, units), sum[g]));
+                    if (n0 > 0) sum[g] = V_ADD(V_LOAD_PART(db, units), sum[g]);
+                    V_STORE_PART(db, units, sum[g]);
                 }
             const ptrdiff_t at = (u - u0) * GROUP;
             FN(product_transposed)(I, n, x_rows, slice, n0 == 0, dx_t + at, width * GROUP);

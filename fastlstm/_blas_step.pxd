@@ -5,7 +5,7 @@ The functions mirror csrc/step.inc.h, which has the same steps on packed weights
 gates is i[H] f[H] g[H] o[H], and all rows and units of a step are done at once.
 """
 
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from ._blas cimport gemm_f32_t, gemm_f64_t
 from ._csrc cimport fl_lstm
@@ -108,6 +108,7 @@ cdef inline void sum_gradients(const real *tag, const fl_lstm *q) noexcept nogil
     gemm(q, True, False, G, I, N, dgates, G, <const real *>q.x, I, <real>0, <real *>q.dw_ih, I)
     gemm(q, True, False, G, P, N, dgates, G, h_prev, P, <real>0, <real *>q.dw_hh, P)
     if db != NULL:
+        memset(db, 0, G * sizeof(real))
         for r in range(N):
             for j in range(G):
                 db[j] += dgates[r * G + j]

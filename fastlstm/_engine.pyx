@@ -12,13 +12,16 @@ says what they compute. Here is how:
 * The backward loop replaces the gates by their gradients in place. After it one product each
   gives dw_hh, dw_ih and dx: their sums run over all steps and rows.
 * A step is one of csrc/step.inc.h where this processor has one (SIMD, packed weights), else one of
-  `_blas_step`. A team of threads shares the SIMD steps by rows or by units; bits do not depend on
-  it.
+  `_blas_step`. A team of threads shares the SIMD steps by rows or by units (`_loops`); bits do
+  not depend on it.
 """
 
-from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_STRIDES, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer,
+)
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport uintptr_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memset
 
 import numpy as np
 
@@ -26,25 +29,16 @@ from . import checks, reference
 from .spec import Spec
 from .tape import Tape
 
-from ._blas_step cimport c_slot, h_slot, project, step_backward, step_forward, sum_gradients
-from ._csrc cimport (
-    fl_best_isa, fl_isas, fl_kernels, fl_kernels_for, fl_lstm, fl_team_barrier, fl_team_run,
-)
+from ._csrc cimport fl_best_isa, fl_isas, fl_kernels, fl_kernels_for, fl_lstm, fl_team_run
 from ._gates cimport (
     fl_squash, libm_sigmoid_f32, libm_sigmoid_f64, libm_tanh_f32, libm_tanh_f64,
 )
-
-cdef extern from "Python.h":
-    int PyErr_CheckSignals()  # without Cython's check: Job.interrupted keeps the answer
+from ._loops cimport Job, backward_work, forward_work
 
 __all__ = [
-    "LSTMForward", "elementwise", "get_isa", "get_threads", "isas", "lstm_backward", "lstm_forward", "set_isa",
-    "set_threads",
+    "Direction", "elementwise", "get_isa", "get_threads", "isas", "lstm_backward", "lstm_forward",
+    "set_isa", "set_threads",
 ]
-
-ctypedef fused real:
-    float
-    double
 
 
 # -- which kernels, how many threads ---------------------------------------------------------
@@ -109,210 +103,42 @@ def elementwise(name, x):
     return y
 
 
-# -- the loops over time ---------------------------------------------------------------------
-
-cdef Py_ssize_t NEVER = (<size_t>-1) >> 1
-
-
-cdef struct Job:  # one call, shared by the team
-    fl_lstm *q
-    const fl_kernels *simd  # NULL: the BLAS step, by one thread
-    bint is_f64
-    bint by_units           # threads share the units, and wait for each other after each step
-    bint fused              # SIMD: x is multiplied inside the step
-    Py_ssize_t chunk        # steps whose projection is formed at once
-    char *scratch
-    Py_ssize_t scratch_size  # bytes a thread
-    Py_ssize_t stop_after   # Ctrl-C: the last step
-    Py_ssize_t alone_after  # by_units: processors are wanting; after this step the first goes alone
-    bint interrupted
-
-
-cdef struct Share:  # what one thread does of a step
-    Py_ssize_t b0, b1, u0, u1, v0, v1
-
-
-cdef inline Share share_of(const Job *job, int thread, int n) noexcept nogil:
-    cdef const fl_lstm *q = job.q
-    cdef Py_ssize_t V = (q.U + 3) // 4  # groups of four panels
-    if job.by_units:
-        return Share(0, q.B, q.U * thread // n, q.U * (thread + 1) // n,
-                     V * thread // n, V * (thread + 1) // n)
-    return Share(q.B * thread // n, q.B * (thread + 1) // n, 0, q.U, 0, V)
-
-
-cdef inline void enter(
-    const real *tag, const fl_lstm *q, const Share *my, Py_ssize_t slot, Py_ssize_t r0,
-    Py_ssize_t r1,
-) noexcept nogil:
-    """Rows r0 <= r < r1 start: h0, c0 go to this slot, zeros beyond them."""
-    cdef Py_ssize_t r, c_row = q.U * q.L
-    for r in range(max(r0, my.b0), min(r1, my.b1)):
-        place(h_slot(tag, q, slot) + r * q.h_row, q.h_row, <const real *>q.h0 + r * q.P, q.P,
-              my, q)
-        place(c_slot(tag, q, slot) + r * c_row, c_row, <const real *>q.c0 + r * q.H, q.H, my, q)
-
-
-cdef inline void leave(
-    const real *tag, const fl_lstm *q, const Share *my, Py_ssize_t slot, Py_ssize_t r0,
-    Py_ssize_t r1,
-) noexcept nogil:
-    """Rows r0 <= r < r1 end: h_n, c_n come from this slot."""
-    cdef Py_ssize_t r
-    for r in range(max(r0, my.b0), min(r1, my.b1)):
-        place(<real *>q.h_n + r * q.P, q.P, h_slot(tag, q, slot) + r * q.h_row, q.P, my, q)
-        place(<real *>q.c_n + r * q.H, q.H, c_slot(tag, q, slot) + r * q.U * q.L, q.H, my, q)
-
-
-cdef inline void place(
-    real *to, Py_ssize_t size, const real *src, Py_ssize_t n, const Share *my, const fl_lstm *q
-) noexcept nogil:
-    """to[:n] := src[:n], to[n:size] := 0, within the columns of these units."""
-    cdef Py_ssize_t start = my.u0 * q.L, stop = size if my.u1 == q.U else my.u1 * q.L
-    cdef Py_ssize_t filled = min(max(n, start), stop)
-    memcpy(to + start, src + start, (filled - start) * sizeof(real))
-    memset(to + filled, 0, (stop - filled) * sizeof(real))
-
-
-cdef inline Py_ssize_t steps_between_signals(const fl_lstm *q) noexcept nogil:
-    """About 50 ms of work at 10 GFLOP/s: how often Ctrl-C is looked for."""
-    return 1 + 500000000 // (8 * q.B * q.H * (q.P + q.I) + 1)
-
-
-cdef inline void look_for_ctrl_c(Job *job, Py_ssize_t s) noexcept nogil:
-    with gil:
-        if PyErr_CheckSignals():
-            job.interrupted = True
-            job.stop_after = s
-
-
-cdef inline void meet(Job *job, Py_ssize_t s, int *n) noexcept nogil:
-    """Wait for the others after step s. What a thread decides then, all act on one step later."""
-    if n[0] > 1 and job.by_units:
-        if fl_team_barrier(n[0]) and s + 1 < job.alone_after:
-            job.alone_after = s + 1
-        if s >= job.alone_after:
-            n[0] = 1
-
-
-cdef void forward_loop(const real *tag, Job *job, int thread, int n) noexcept nogil:
-    """One thread's share of the forward pass."""
-    cdef fl_lstm *q = job.q
-    cdef bint is_f64 = sizeof(real) == 8
-    cdef fl_squash sigmoid_ = squash(is_f64, False), tanh_ = squash(is_f64, True)
-    cdef Share my = share_of(job, thread, n)
-    cdef Py_ssize_t s, t, t1, rows, rows_next, chunk = -1
-    cdef Py_ssize_t patience = steps_between_signals(q)
-    if q.T == 0:
-        return
-    t = q.T - 1 if q.reverse else 0
-    rows = q.active[t]
-    enter(tag, q, &my, t + q.reverse, 0, rows)
-    if n > 1 and job.by_units:
-        fl_team_barrier(n)
-    for s in range(q.T):
-        t = q.T - 1 - s if q.reverse else s
-        if not job.fused and t // job.chunk != chunk:
-            chunk = t // job.chunk
-            t1 = min(q.T, (chunk + 1) * job.chunk)
-            if job.simd == NULL:
-                project(tag, q, chunk * job.chunk, t1)
-            else:
-                job.simd.project[is_f64](q, chunk * job.chunk, t1, my.b0, my.b1, my.u0, my.u1)
-        if job.simd == NULL:
-            step_forward(tag, q, t, sigmoid_, tanh_)
-        elif my.b0 < rows:
-            job.simd.step_forward[is_f64](q, t, job.fused, my.b0, min(my.b1, rows), my.u0, my.u1)
-        rows_next = 0 if s + 1 == q.T else q.active[t - 1 if q.reverse else t + 1]
-        leave(tag, q, &my, t + 1 - q.reverse, rows_next, rows)
-        enter(tag, q, &my, t + 1 - q.reverse, rows, rows_next)
-        rows = rows_next
-        if thread == 0 and (s + 1) % patience == 0:
-            look_for_ctrl_c(job, s)
-        meet(job, s, &n)
-        if s >= job.stop_after or n <= thread:
-            return
-        my = share_of(job, thread, n)
-
-
-cdef void backward_loop(const real *tag, Job *job, int thread, int n) noexcept nogil:
-    """One thread's share of the backward pass."""
-    cdef fl_lstm *q = job.q
-    cdef bint is_f64 = sizeof(real) == 8
-    cdef Share my = share_of(job, thread, n)
-    cdef Py_ssize_t s, t, t_from = -1, rows, rows_from = 0, both, N = q.T * q.B
-    cdef Py_ssize_t patience = steps_between_signals(q)
-    for s in range(q.T + 1):
-        t = -1 if s == q.T else s if q.reverse else q.T - 1 - s
-        rows = 0 if t < 0 else q.active[t]
-        both = min(rows, rows_from)
-        if job.simd == NULL:
-            if t >= 0:
-                step_backward(tag, q, t, <real *>job.scratch, squash(is_f64, True))
-        else:
-            backward_rows(job, is_f64, t_from, t, 0, both, &my)
-            backward_rows(job, is_f64, t_from, -1, both, rows_from, &my)
-            backward_rows(job, is_f64, -1, t, both, rows, &my)
-        t_from, rows_from = t, rows
-        if thread == 0 and (s + 1) % patience == 0:
-            look_for_ctrl_c(job, s)
-        meet(job, s, &n)
-        if n <= thread:
-            return
-        if s >= job.stop_after:
-            break
-        my = share_of(job, thread, n)
-    if n > 1:  # weights' gradients need the rows of all threads
-        fl_team_barrier(n)
-    if job.interrupted:
-        return
-    if job.simd == NULL:
-        sum_gradients(tag, q)
-        return
-    job.simd.input_gradient[is_f64](q, N * thread // n, N * (thread + 1) // n)
-    job.simd.weight_gradient[is_f64](q, q.U * thread // n, q.U * (thread + 1) // n,
-                                     job.scratch + thread * job.scratch_size)
-
-
-cdef inline void backward_rows(
-    Job *job, bint is_f64, Py_ssize_t t_from, Py_ssize_t t, Py_ssize_t r0, Py_ssize_t r1,
-    const Share *my,
-) noexcept nogil:
-    """The step backward for the rows r0 <= r < r1 that are this thread's."""
-    r0, r1 = max(r0, my.b0), min(r1, my.b1)
-    if r0 < r1:
-        job.simd.step_backward[is_f64](job.q, t_from, t, r0, r1, my.v0, my.v1)
-
-
-cdef void forward_work(void *job, int thread, int n) noexcept nogil:
-    if (<Job *>job).is_f64:
-        forward_loop(<double *>NULL, <Job *>job, thread, n)
-    else:
-        forward_loop(<float *>NULL, <Job *>job, thread, n)
-
-
-cdef void backward_work(void *job, int thread, int n) noexcept nogil:
-    if (<Job *>job).is_f64:
-        backward_loop(<double *>NULL, <Job *>job, thread, n)
-    else:
-        backward_loop(<float *>NULL, <Job *>job, thread, n)
-
-
-cdef int interrupted(const Job *job) except -1:
-    """Raise what a signal handler raised during the job: KeyboardInterrupt."""
-    return -1 if job.interrupted else 0
-
-
 # -- arrays and pointers ---------------------------------------------------------------------
 
-cdef void *address(a) except? NULL:
+cdef struct View:  # an array of up to three dimensions
+    char *data
+    Py_ssize_t itemsize
+    Py_ssize_t stride[3]  # in elements
+    bint contiguous
+
+
+cdef View view_of(a) except *:
+    """Where the array's numbers are. The array must stay alive in the caller's hands."""
+    cdef Py_buffer buffer
+    cdef View view
+    cdef int k
+    PyObject_GetBuffer(a, &buffer, PyBUF_STRIDES)
+    view.data, view.itemsize = <char *>buffer.buf, buffer.itemsize
+    view.contiguous = PyBuffer_IsContiguous(&buffer, b"C")
+    for k in range(min(buffer.ndim, 3)):
+        view.stride[k] = buffer.strides[k] // buffer.itemsize
+    PyBuffer_Release(&buffer)
+    return view
+
+
+cdef inline void *address(a) except? NULL:
     """Where the array's numbers are; NULL for None."""
-    cdef Py_buffer view
-    if a is None:
-        return NULL
-    PyObject_GetBuffer(a, &view, PyBUF_STRIDES)
-    PyBuffer_Release(&view)  # the array stays alive in the caller's hands
-    return view.buf
+    return NULL if a is None else view_of(a).data
+
+
+cdef inline contiguous(a):
+    """``a`` with its numbers in C order; None stays None."""
+    return a if a is None or view_of(a).contiguous else np.ascontiguousarray(a)
+
+
+cdef inline rows_contiguous(a):
+    """``a`` (T, B, .) with the numbers of each row side by side."""
+    return a if view_of(a).stride[2] == 1 else np.ascontiguousarray(a)
 
 
 def aligned(shape, dtype, bint zeros=False):
@@ -324,6 +150,27 @@ def aligned(shape, dtype, bint zeros=False):
     raw = (np.zeros if zeros else np.empty)(count * itemsize + 64, np.uint8)
     skip = -<Py_ssize_t>address(raw) & 63
     return raw[skip:skip + count * itemsize].view(dtype).reshape(shape)
+
+
+cdef class Scratch:
+    """Memory that a call needs only while it runs, kept for the next call."""
+
+    cdef char *start
+    cdef Py_ssize_t size
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.start)
+
+    cdef char *take(self, Py_ssize_t size) except NULL:
+        """``size`` bytes that start on a cache line; what was taken before is gone."""
+        if size + 64 > self.size:
+            PyMem_RawFree(self.start)
+            self.size = 0
+            self.start = <char *>PyMem_RawMalloc(size + 64)
+            if self.start == NULL:
+                raise MemoryError(f"cannot allocate {size} bytes of scratch memory")
+            self.size = size + 64
+        return self.start + (-<Py_ssize_t>self.start & 63)
 
 
 cdef bint same_bytes(a, b) except -1:
@@ -349,107 +196,84 @@ def by_length(lengths, T, B):
     return order, np.count_nonzero(lengths[order, None] > np.arange(T), axis=0).astype(np.intp)
 
 
-def sequence_input(inputs, order):
+def sorted_input(x, lengths, order):
     """x (T, B', I) in the engine's rows, zeros beyond a row's length."""
-    if order is None:
-        return np.ascontiguousarray(inputs.x)
-    x = inputs.x.take(order, axis=1)
-    x[np.arange(inputs.T)[:, None] >= inputs.lengths[order]] = 0
+    x = x.take(order, axis=1)
+    x[np.arange(len(x))[:, None] >= lengths[order]] = 0
     return x
 
 
-def scatter_rows(others, rows, order):
-    """The engine's ``rows`` in the caller's order; rows that it left out come from ``others``."""
-    full = np.array(others, order="C")
-    full[order] = rows
-    return full
-
+# -- the weights as the steps read them ------------------------------------------------------
 
 cdef class Weights:
-    """The weights of one call as the steps read them.
+    """The weights of a call: as they are for the BLAS step, packed for the SIMD step.
 
     Packed once and kept as long as the caller's weights hold the same numbers: `matches` compares
     them with a copy, which costs 1/T of the product with them.
     """
 
-    cdef readonly object w_ih, w_hh, b, w_proj      # contiguous; copies where packed
-    cdef object x_panels, h_panels, b_panel, x_columns, h_columns
+    cdef readonly dict arrays  # name -> contiguous array or None; copies where they are kept
     cdef const fl_kernels *simd  # NULL: the BLAS step, nothing is packed
     cdef Py_ssize_t L
+    cdef bint is_f64
+    cdef object x_panels, h_panels, b_panel, x_columns, h_columns
 
-    def __cinit__(self, inputs, bint copy):
-        w_ih, w_hh, b, w_proj = inputs.w_ih, inputs.w_hh, inputs.b, inputs.w_proj
-        self.simd = kernels if w_proj is None else NULL
+    def __cinit__(self, dict arrays, bint copy):
+        self.simd = simd_for(arrays)
+        self.is_f64 = arrays["w_hh"].dtype == np.float64
         if copy and self.simd != NULL:
-            self.w_ih, self.w_hh, self.b = (
-                None if w is None else np.array(w, order="C") for w in (w_ih, w_hh, b))
+            self.arrays = {k: None if w is None else np.array(w, order="C")
+                           for k, w in arrays.items()}
         else:
-            self.w_ih, self.w_hh, self.b, self.w_proj = (
-                None if w is None else np.ascontiguousarray(w) for w in (w_ih, w_hh, b, w_proj))
+            self.arrays = {k: contiguous(w) for k, w in arrays.items()}
         if self.simd != NULL:
+            self.L = self.simd.lanes[self.is_f64]
             self.pack()
 
     cdef int pack(self) except -1:
         """The panels of the forward steps."""
-        cdef Py_ssize_t H = self.w_hh.shape[0] // 4, I = self.w_ih.shape[1]
-        cdef bint is_f64 = self.w_ih.dtype == np.float64
-        self.L = self.simd.lanes[is_f64]
-        U, dtype = (H + self.L - 1) // self.L, self.w_ih.dtype
+        w_ih, w_hh, b = self.arrays["w_ih"], self.arrays["w_hh"], self.arrays["b"]
+        cdef Py_ssize_t H = w_hh.shape[0] // 4, I = w_ih.shape[1]
+        U, dtype = (H + self.L - 1) // self.L, w_ih.dtype
         self.x_panels = aligned((U, I, 4, self.L), dtype)
         self.h_panels = aligned((U, H, 4, self.L), dtype)
         self.b_panel = aligned((U, 4, self.L), dtype)
-        self.simd.pack_panels[is_f64](H, I, address(self.w_ih), address(self.x_panels))
-        self.simd.pack_panels[is_f64](H, H, address(self.w_hh), address(self.h_panels))
-        self.simd.pack_bias[is_f64](H, address(self.b), address(self.b_panel))
+        self.simd.pack_panels[self.is_f64](H, I, address(w_ih), address(self.x_panels))
+        self.simd.pack_panels[self.is_f64](H, H, address(w_hh), address(self.h_panels))
+        self.simd.pack_bias[self.is_f64](H, address(b), address(self.b_panel))
         return 0
 
     cdef int pack_transposed(self) except -1:
         """The columns of the backward steps, when they are first needed."""
-        cdef Py_ssize_t H = self.w_hh.shape[0] // 4, I = self.w_ih.shape[1], L = self.L
-        cdef bint is_f64 = self.w_ih.dtype == np.float64
+        w_ih, w_hh = self.arrays["w_ih"], self.arrays["w_hh"]
+        cdef Py_ssize_t H = w_hh.shape[0] // 4, I = w_ih.shape[1], L = self.L
         if self.simd == NULL or self.h_columns is not None:
             return 0
-        U, dtype = (H + L - 1) // L, self.w_ih.dtype
+        U, dtype = (H + L - 1) // L, w_ih.dtype
         x_columns = aligned((U, 4, L, (I + L - 1) // L * L), dtype)
         h_columns = aligned((U, 4, L, U * L), dtype)
-        self.simd.pack_columns[is_f64](H, I, address(self.w_ih), address(x_columns))
-        self.simd.pack_columns[is_f64](H, H, address(self.w_hh), address(h_columns))
+        self.simd.pack_columns[self.is_f64](H, I, address(w_ih), address(x_columns))
+        self.simd.pack_columns[self.is_f64](H, H, address(w_hh), address(h_columns))
         self.x_columns, self.h_columns = x_columns, h_columns
         return 0
 
-    cdef bint matches(self, inputs) except -1:
-        """Whether they were made from these weights, for these kernels."""
-        if self.simd != (kernels if inputs.w_proj is None else NULL) or self.simd == NULL:
+    cdef bint matches(self, dict arrays) except -1:
+        """Whether they were packed from these numbers, for these kernels."""
+        if self.simd == NULL or self.simd != simd_for(arrays):
             return False
-        for w in (inputs.w_ih, inputs.w_hh, inputs.b):
-            if w is not None and not w.flags.c_contiguous:
+        for name, w in arrays.items():
+            kept = self.arrays.get(name)
+            if w is not None and (not view_of(w).contiguous or kept is None
+                                  or w.dtype != kept.dtype):
                 return False
-        return (self.w_ih.dtype == inputs.w_ih.dtype and same_bytes(self.w_ih, inputs.w_ih)
-                and same_bytes(self.w_hh, inputs.w_hh) and same_bytes(self.b, inputs.b))
+            if not same_bytes(w, kept):
+                return False
+        return True
 
 
-cdef int describe(Job *job, fl_lstm *q, inputs, Py_ssize_t B, active, Weights weights) except -1:
-    """The sizes, the rows, the weights and who does what; the rest 0."""
-    memset(q, 0, sizeof(fl_lstm))
-    memset(job, 0, sizeof(Job))
-    q.T, q.B, q.I, q.H, q.P = inputs.T, B, inputs.I, inputs.H, inputs.P
-    q.reverse = inputs.reverse
-    q.active = <const Py_ssize_t *>address(active)
-    q.w_ih, q.w_hh = address(weights.w_ih), address(weights.w_hh)
-    q.b, q.w_proj = address(weights.b), address(weights.w_proj)
-    job.q, job.simd, job.is_f64 = q, weights.simd, inputs.x.dtype == np.float64
-    job.stop_after = job.alone_after = NEVER
-    if job.simd == NULL:
-        q.U, q.L, q.h_row = 1, q.H, q.P
-        q.gemm = blas_gemm(job.is_f64)
-    else:
-        q.L = weights.L
-        q.U = (q.H + q.L - 1) // q.L
-        q.h_row = q.U * q.L
-        q.x_panels, q.h_panels = address(weights.x_panels), address(weights.h_panels)
-        q.b_panel = address(weights.b_panel)
-        q.x_columns, q.h_columns = address(weights.x_columns), address(weights.h_columns)
-    return 0
+cdef inline const fl_kernels *simd_for(dict arrays) noexcept:
+    """The kernels whose steps serve these weights; NULL: the BLAS step does."""
+    return kernels if arrays["w_proj"] is None else NULL
 
 
 _gemm_addresses = None
@@ -464,22 +288,48 @@ cdef void *blas_gemm(bint is_f64) except NULL:
     return <void *><uintptr_t>_gemm_addresses[is_f64]
 
 
-# -- forward and backward --------------------------------------------------------------------
+# -- one direction of one layer --------------------------------------------------------------
 
 # Gates in one chunk of the projection: the BLAS step wants few large products, 1 MiB of float32;
 # the SIMD step wants its chunk to stay in L2 beside the weights.
 cdef Py_ssize_t BLAS_CHUNK = 1 << 18, SIMD_CHUNK = 1 << 16
-# Inputs below which the projection costs more traffic than it saves: x is multiplied in the step.
+# Inputs up to which the projection costs more traffic than it saves: x is multiplied in the step.
 cdef Py_ssize_t FUSED_INPUTS = 8
-
-
-# FLOP of a step below which the team costs more than it brings, by what it shares; and the rows
-# a thread wants at least, lest its tiles be small (measured: csrc/README.md, threads).
+# FLOP below which the team costs more than it brings, by what it shares: of a call for rows, of a
+# step for units; and the rows a thread wants at least, lest its tiles be small.
 cdef double ROWS_FLOP = 4e5, UNITS_FLOP = 4e5
 cdef Py_ssize_t ROWS_A_THREAD = 6
+cdef Py_ssize_t NEVER = (<size_t>-1) >> 1
 
 
-cdef int team_size(Job *job) except -1:
+cdef int describe(
+    Job *job, fl_lstm *q, Weights weights, Py_ssize_t T, Py_ssize_t B, Py_ssize_t I
+) except -1:
+    """The sizes, the weights, and which step does the work; the rest 0."""
+    memset(q, 0, sizeof(fl_lstm))
+    memset(job, 0, sizeof(Job))
+    w = weights.arrays
+    q.T, q.B, q.I, q.P = T, B, I, w["w_hh"].shape[1]
+    q.H = w["w_hh"].shape[0] // 4
+    q.w_ih, q.w_hh = address(w["w_ih"]), address(w["w_hh"])
+    q.b, q.w_proj = address(w["b"]), address(w["w_proj"])
+    job.q, job.simd, job.is_f64 = q, weights.simd, weights.is_f64
+    job.sigmoid, job.tanh = squash(job.is_f64, False), squash(job.is_f64, True)
+    job.stop_after = job.alone_after = NEVER
+    if job.simd == NULL:
+        q.U, q.L, q.h_row = 1, q.H, q.P
+        q.gemm = blas_gemm(job.is_f64)
+    else:
+        q.L = weights.L
+        q.U = (q.H + q.L - 1) // q.L
+        q.h_row = q.U * q.L
+        q.x_panels, q.h_panels = address(weights.x_panels), address(weights.h_panels)
+        q.b_panel = address(weights.b_panel)
+        q.x_columns, q.h_columns = address(weights.x_columns), address(weights.h_columns)
+    return 0
+
+
+cdef int team_size(Job *job) noexcept:
     """How many threads a call gets, and what they share: rows, or for few rows the units."""
     cdef fl_lstm *q = job.q
     cdef double flop = 8.0 * q.B * q.H * (q.I + q.P)
@@ -491,132 +341,219 @@ cdef int team_size(Job *job) except -1:
     return threads if flop >= UNITS_FLOP and (q.U + 3) // 4 >= threads else 1
 
 
+cdef int interrupted(const Job *job) except -1:
+    """Raise what a signal handler raised during the job: KeyboardInterrupt."""
+    return -1 if job.interrupted else 0
+
+
+cdef class Direction:
+    """One direction of one layer: `forward` and `backward` on arrays that were checked.
+
+    It keeps the packed weights and scratch memory from call to call, and may be used by several
+    threads at once.
+
+    Parameters
+    ----------
+    spec : Spec
+    frozen : bool
+        The weights never change: they are packed once and not compared again.
+    """
+
+    cdef object spec
+    cdef bint frozen
+    cdef Weights weights
+    cdef Scratch scratch  # None while a call uses it
+
+    def __init__(self, spec, bint frozen=False):
+        self.spec, self.frozen, self.scratch = spec, frozen, Scratch()
+
+    cdef Weights packed(self, dict arrays):
+        """The weights, packed now or before."""
+        cdef Weights weights = self.weights  # a local: another thread may replace it
+        if weights is None or not (self.frozen or weights.matches(arrays)):
+            self.weights = weights = Weights(arrays, True)
+        return weights
+
+    def forward(
+        self, x, dict weights, h0, c0, y, h_n, c_n, lengths=None, bint reverse=False,
+        bint save=False,
+    ):
+        """Write y, h_n and c_n; returns the tape, or None without ``save``.
+
+        x (T, B, I), y (T, B, H|P); h0, h_n (B, H|P); c0, c_n (B, H); h0, c0 None: zeros.
+        h_n, c_n are contiguous.
+        """
+        packed = self.packed(weights)
+        kept = run_forward(self, packed, x, h0, c0, y, h_n, c_n, lengths, reverse, save)
+        if not save:
+            return None
+        h0, c0 = np.zeros_like(h_n) if h0 is None else h0, np.zeros_like(c_n) if c0 is None else c0
+        inputs = checks.Inputs(x=x, h0=h0, c0=c0, lengths=lengths, reverse=reverse,
+                               spec=self.spec, y=y, **weights)
+        return Tape(inputs, **kept, weights=packed)
+
+    def backward(self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep=False):
+        """Write dh0, dc0 and the gradients dw (name -> contiguous array); returns dx.
+
+        dy (T, B, H|P) or None; dh_n, dc_n None: zeros.
+        """
+        return run_backward(tape, dy, dh_n, dc_n, dh0, dc0, dw, keep)
+
+
+cdef run_forward(
+    Direction self, Weights weights, x, h0, c0, y, h_n, c_n, lengths, bint reverse, bint save
+):
+    cdef fl_lstm q
+    cdef Job job
+    cdef View view
+    cdef Py_ssize_t T = x.shape[0], B = x.shape[1], item = x.itemsize, states, gate_count
+    cdef char *start
+    cdef Scratch scratch = None
+    order, active = by_length(lengths, T, B)
+    ragged, to, ends, given = order is not None, y, (h_n, c_n), (h0, c0)
+    if ragged:
+        B = len(order)
+        x = sorted_input(x, lengths, order)
+        h0, c0 = (None if s is None else s[order] for s in given)
+    x, h0, c0 = contiguous(x), contiguous(h0), contiguous(c0)
+    describe(&job, &q, weights, T, B, x.shape[2])
+    if ragged or view_of(y).stride[2] != 1:
+        to = (np.zeros if ragged else np.empty)((T, B, q.P), y.dtype)
+    if ragged:
+        ends = np.empty((B, q.P), y.dtype), np.empty((B, q.H), y.dtype)
+    q.reverse, q.save, q.active = reverse, save, <const Py_ssize_t *>address(active)
+    job.fused = job.simd != NULL and (T == 1 or q.I <= FUSED_INPUTS)
+    job.chunk = (BLAS_CHUNK if job.simd == NULL else SIMD_CHUNK) // (4 * q.H * B + 1)
+    job.chunk = max(1, min(T, job.chunk))
+    q.state_slots = T + 1 if save else 2
+    q.gate_slots = max(1, T) if save else job.chunk
+    q.m_slots = max(1, T) if save else 1
+    h = c = gates = m = None
+    if save:
+        h = aligned((q.state_slots, B, q.h_row), y.dtype, ragged)
+        c = aligned((q.state_slots, B, q.U * q.L), y.dtype, ragged)
+        gates = aligned((q.gate_slots, B, q.U, 4, q.L), y.dtype, ragged)
+        q.h, q.c, q.gates = address(h), address(c), address(gates)
+        if T == 0:  # else the first step of a row puts its initial state there
+            h[...], c[...] = 0, 0
+            h[0, :, :q.P], c[0, :, :q.H] = 0 if h0 is None else h0, 0 if c0 is None else c0
+    else:
+        scratch, self.scratch = self.scratch, None
+        scratch = Scratch() if scratch is None else scratch
+        states = (2 * B * (q.h_row + q.U * q.L) * item + 63) // 64 * 64
+        gate_count = q.gate_slots * B * q.U * 4 * q.L
+        start = scratch.take(states + gate_count * item)
+        if ragged:
+            memset(start, 0, states + gate_count * item)
+        q.h, q.c, q.gates = start, start + 2 * B * q.h_row * item, start + states
+    if weights.arrays["w_proj"] is not None:
+        m = np.zeros((q.m_slots, B, q.H), y.dtype)
+    q.m, q.x, q.h0, q.c0 = address(m), address(x), address(h0), address(c0)
+    view = view_of(to)
+    q.y, q.y_t, q.y_b = view.data, view.stride[0], view.stride[1]
+    q.h_n, q.c_n = address(ends[0]), address(ends[1])
+    cdef int n = team_size(&job)
+    if B and T:
+        with nogil:
+            fl_team_run(n, forward_work, &job)
+    elif not ragged:
+        h_n[...], c_n[...] = 0 if h0 is None else h0, 0 if c0 is None else c0
+    if scratch is not None:
+        self.scratch = scratch
+    interrupted(&job)
+    if ragged:
+        y[...] = 0
+        y[:, order] = to
+        for end, rows, initial in zip((h_n, c_n), ends, given):
+            end[...] = 0 if initial is None else initial
+            end[order] = rows
+    elif to is not y:
+        y[...] = to
+    return dict(h=h, c=c, gates=gates, h_raw=m, order=order, x=x)
+
+
+cdef run_backward(tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep):
+    cdef fl_lstm q
+    cdef Job job
+    cdef View view
+    cdef Weights weights = tape.weights
+    inputs, order, x, m = tape.inputs, tape.order, tape.x, tape.h_raw
+    gates = tape.consume(keep)
+    cdef Py_ssize_t T = x.shape[0], B = x.shape[1], size
+    ragged, dtype = order is not None, x.dtype
+    _, active = by_length(inputs.lengths, T, inputs.B)
+    weights.pack_transposed()
+    describe(&job, &q, weights, T, B, x.shape[2])
+    q.reverse, q.active = inputs.reverse, <const Py_ssize_t *>address(active)
+    dh, dc = aligned((B, q.h_row), dtype, True), aligned((B, q.U * q.L), dtype, True)
+    if dh_n is not None:
+        dh[:, :q.P] = dh_n[order] if ragged else dh_n
+    if dc_n is not None:
+        dc[:, :q.H] = dc_n[order] if ragged else dc_n
+    if dy is not None:
+        dy = rows_contiguous(dy.take(order, axis=1) if ragged else dy)
+        view = view_of(dy)
+        q.dy, q.dy_t, q.dy_b = view.data, view.stride[0], view.stride[1]
+    dx = np.empty((T, B, q.I), dtype)
+    dh_all = np.zeros((T, B, q.P), dtype) if q.w_proj != NULL else None
+
+    q.x, q.h, q.c, q.gates, q.m = (address(x), address(tape._h), address(tape._c), address(gates),
+                                   address(m))
+    q.state_slots, q.gate_slots, q.m_slots = T + 1, max(1, T), max(1, T)
+    q.dh, q.dc, q.dh_all, q.dx = address(dh), address(dc), address(dh_all), address(dx)
+    q.dw_ih, q.dw_hh = address(dw["w_ih"]), address(dw["w_hh"])
+    q.db, q.dw_proj = address(dw.get("b")), address(dw.get("w_proj"))
+    cdef int n = team_size(&job)
+    if job.simd == NULL:
+        size = (q.H + B * q.H) * x.itemsize
+    else:
+        size = job.simd.gradient_scratch[job.is_f64](&q, 0, (q.U + n - 1) // n) * x.itemsize
+    cdef Scratch scratch = Scratch()
+    job.scratch_size = (size + 63) // 64 * 64
+    job.scratch = scratch.take(n * job.scratch_size)
+    if B and T:
+        with nogil:
+            fl_team_run(n, backward_work, &job)
+    else:  # without a step all gradients of the weights are 0
+        for d in dw.values():
+            d[...] = 0
+    interrupted(&job)
+
+    if not ragged:
+        dh0[...], dc0[...] = dh[:, :q.P], dc[:, :q.H]
+        return dx
+    for d0, rows, d_n in ((dh0, dh[:, :q.P], dh_n), (dc0, dc[:, :q.H], dc_n)):
+        d0[...] = 0 if d_n is None else d_n
+        d0[order] = rows
+    full = np.zeros((T, inputs.B, q.I), dtype)
+    full[:, order] = dx
+    return full
+
+
+# -- the functional API ----------------------------------------------------------------------
+
 def lstm_forward(
     x, w_ih, w_hh, b=None, state=None, *, w_peephole=None, w_proj=None, w_fgr=None, ln_x=None,
     ln_h=None, ln_c=None, lengths=None, reverse=False, spec=Spec(), save=True, out=None,
 ):
     variants = dict(w_peephole=w_peephole, w_fgr=w_fgr, ln_x=ln_x, ln_h=ln_h, ln_c=ln_c)
-    inputs = checks.forward_inputs(
+    q = checks.forward_inputs(
         x, w_ih, w_hh, b, state, variants, w_proj, lengths, reverse, spec, out
     )
-    return run_forward(inputs, Weights(inputs, False), save)
-
-
-class LSTMForward:
-    """`lstm_forward` for one who calls it again with the same weights: keeps them packed."""
-
-    def __init__(self):
-        self.weights = None
-
-    def __call__(
-        self, x, w_ih, w_hh, b=None, state=None, *, w_proj=None, lengths=None, reverse=False,
-        spec=Spec(), save=True, out=None,
-    ):
-        inputs = checks.forward_inputs(
-            x, w_ih, w_hh, b, state, {}, w_proj, lengths, reverse, spec, out
-        )
-        cdef Weights weights = self.weights  # a local: other threads may replace it
-        if weights is None or not weights.matches(inputs):
-            self.weights = weights = Weights(inputs, True)
-        return run_forward(inputs, weights, save)
-
-
-cdef run_forward(inputs, Weights weights, bint save):
-    """y, (h_n, c_n), tape or None."""
-    cdef Py_ssize_t T = inputs.T, H = inputs.H, P = inputs.P
-    cdef fl_lstm q
-    cdef Job job
-    order, active = by_length(inputs.lengths, T, inputs.B)
-    B, dtype = inputs.B if order is None else len(order), inputs.x.dtype
-    x = sequence_input(inputs, order)
-    h0, c0 = (np.ascontiguousarray(s if order is None else s[order])
-              for s in (inputs.h0, inputs.c0))
-    describe(&job, &q, inputs, B, active, weights)
-    ragged = order is not None
-    direct = not ragged and inputs.y.strides[2] == inputs.y.itemsize
-    y = inputs.y if direct else (np.zeros if ragged else np.empty)((T, B, P), dtype)
-    job.fused = job.simd != NULL and (T == 1 or q.I <= FUSED_INPUTS)
-    job.chunk = (BLAS_CHUNK if job.simd == NULL else SIMD_CHUNK) // (4 * H * B + 1)
-    job.chunk = max(1, min(T, job.chunk))
-    q.save = save
-    q.state_slots = T + 1 if save or T == 0 else 2
-    q.gate_slots = max(1, T) if save else job.chunk
-    q.m_slots = max(1, T) if save else 1
-    h = aligned((q.state_slots, B, q.h_row), dtype, ragged)
-    c = aligned((q.state_slots, B, q.U * q.L), dtype, ragged)
-    gates = aligned((q.gate_slots, B, q.U, 4, q.L), dtype, ragged)
-    m = None if inputs.w_proj is None else np.zeros((q.m_slots, B, H), dtype)
-    h_n, c_n = h0.copy(), c0.copy()
-    if T == 0:  # else the first step of a row puts its initial state there
-        h[0, :, :P], c[0, :, :H] = h0, c0
-
-    q.x, q.h0, q.c0 = address(x), address(h0), address(c0)
-    q.y, q.y_t, q.y_b = address(y), y.strides[0] // y.itemsize, y.strides[1] // y.itemsize
-    q.h_n, q.c_n = address(h_n), address(c_n)
-    q.h, q.c, q.gates, q.m = address(h), address(c), address(gates), address(m)
-    cdef int n = team_size(&job)
-    if B:
-        with nogil:
-            fl_team_run(n, forward_work, &job)
-    interrupted(&job)
-
-    if ragged:
-        inputs.y[...] = 0
-        inputs.y[:, order] = y
-        h_n, c_n = scatter_rows(inputs.h0, h_n, order), scatter_rows(inputs.c0, c_n, order)
-    elif not direct:
-        inputs.y[...] = y
-    tape = Tape(inputs, h, c, gates[:T], m, order, x, weights) if save else None
-    return inputs.y, (h_n, c_n), tape
+    weights = Weights(dict(w_ih=q.w_ih, w_hh=q.w_hh, b=q.b, w_proj=q.w_proj), False)
+    h_n, c_n = np.empty((q.B, q.P), q.x.dtype), np.empty((q.B, q.H), q.x.dtype)
+    kept = run_forward(Direction(spec), weights, q.x, q.h0, q.c0, q.y, h_n, c_n, q.lengths,
+                       q.reverse, save)
+    return q.y, (h_n, c_n), Tape(q, **kept, weights=weights) if save else None
 
 
 def lstm_backward(tape, dy=None, dstate=None, *, keep=False):
-    inputs, dy, dh_n, dc_n = checks.backward_inputs(tape, dy, dstate)
-    cdef Py_ssize_t T = inputs.T, I = inputs.I, H = inputs.H, P = inputs.P
-    cdef Weights weights = tape.weights
-    cdef fl_lstm q
-    cdef Job job
-    gates, order = tape.consume(keep), tape.order
-    _, active = by_length(inputs.lengths, T, inputs.B)
-    B, dtype, ragged = gates.shape[1], inputs.x.dtype, order is not None
-    weights.pack_transposed()
-    describe(&job, &q, inputs, B, active, weights)
-    dh, dc = aligned((B, q.h_row), dtype, True), aligned((B, q.U * q.L), dtype, True)
-    dh[:, :P], dc[:, :H] = (dh_n[order], dc_n[order]) if ragged else (dh_n, dc_n)
-    if dy is not None:
-        dy = dy.take(order, axis=1) if ragged else dy
-        dy = dy if dy.strides[2] == dy.itemsize else np.ascontiguousarray(dy)
-        q.dy, q.dy_t, q.dy_b = (address(dy), dy.strides[0] // dy.itemsize,
-                                dy.strides[1] // dy.itemsize)
-    dx = np.empty((T, B, I), dtype)
-    dw_ih, dw_hh, db, dw_proj = (
-        None if w is None else np.zeros_like(w)
-        for w in (weights.w_ih, weights.w_hh, weights.b, weights.w_proj))
-    dh_all = None if inputs.w_proj is None else np.zeros((T, B, P), dtype)
-
-    q.x, q.h, q.c, q.gates = address(tape.x), address(tape._h), address(tape._c), address(gates)
-    q.m = address(tape.h_raw)
-    q.state_slots, q.gate_slots, q.m_slots = T + 1, max(1, T), max(1, T)
-    q.dh, q.dc, q.dh_all, q.dx = address(dh), address(dc), address(dh_all), address(dx)
-    q.dw_ih, q.dw_hh, q.db = address(dw_ih), address(dw_hh), address(db)
-    q.dw_proj = address(dw_proj)
-    cdef int n = team_size(&job)
-    size = H + B * H if job.simd == NULL else job.simd.gradient_scratch[job.is_f64](
-        &q, 0, (q.U + n - 1) // n)
-    scratch = aligned((n, (size + 15) // 16 * 16), dtype)
-    job.scratch, job.scratch_size = <char *>address(scratch), scratch.strides[0]
-    if B and T:  # without a step all gradients of the weights stay 0
-        with nogil:
-            fl_team_run(n, backward_work, &job)
-    interrupted(&job)
-
-    dh, dc = np.ascontiguousarray(dh[:, :P]), np.ascontiguousarray(dc[:, :H])
-    if ragged:
-        dh, dc = scatter_rows(dh_n, dh, order), scatter_rows(dc_n, dc, order)
-        dx = scatter_rows(np.zeros((inputs.B, T, I), dtype), dx.swapaxes(0, 1), order)
-        dx = np.ascontiguousarray(dx.swapaxes(0, 1))
-    grads = dict(w_ih=dw_ih, w_hh=dw_hh, b=db, w_proj=dw_proj)
-    return dx, (dh, dc), {name: dw for name, dw in grads.items() if dw is not None}
+    q, dy, dh_n, dc_n = checks.backward_inputs(tape, dy, dstate)
+    dw = {name: np.empty(w.shape, w.dtype) for name, w in tape.weights.arrays.items()
+          if w is not None}
+    dh0, dc0 = np.empty_like(dh_n), np.empty_like(dc_n)
+    dx = run_backward(tape, dy, dh_n, dc_n, dh0, dc0, dw, keep)
+    return dx, (dh0, dc0), dw
 
 
 lstm_forward.__doc__ = reference.lstm_forward.__doc__

@@ -13,7 +13,7 @@ from ._version import __version__
 
 __all__ = [
     "elementwise",
-    "forward_function",
+    "direction",
     "get_num_threads",
     "implementations",
     "info",
@@ -44,10 +44,34 @@ def select(backend=None):
     return _BACKENDS[name]
 
 
-def forward_function(backend=None):
-    """`lstm_forward` of a backend, for a layer that calls it again with the same weights."""
+def direction(spec, frozen, backend=None):
+    """What runs one direction of a layer: `_engine.Direction`, or the reference in its shape."""
     module = select(backend)
-    return _engine.LSTMForward() if module is _engine else module.lstm_forward
+    return _engine.Direction(spec, frozen) if module is _engine else _ReferenceDirection(spec)
+
+
+class _ReferenceDirection:
+    """The reference with the methods of `_engine.Direction`."""
+
+    def __init__(self, spec):
+        self.spec = spec
+
+    def forward(
+        self, x, weights, h0, c0, y, h_n, c_n, lengths=None, reverse=False, save=False
+    ):
+        _, (h_n[...], c_n[...]), tape = reference.lstm_forward(
+            x, **weights, state=(h0, c0), lengths=lengths, reverse=reverse, spec=self.spec,
+            save=save, out=y,
+        )  # fmt: skip
+        return tape
+
+    def backward(self, tape, dy, dh_n, dc_n, dh0, dc0, dw, keep=False):
+        dx, (dh0[...], dc0[...]), grads = reference.lstm_backward(
+            tape, dy, (dh_n, dc_n), keep=keep
+        )
+        for name, d in grads.items():
+            dw[name][...] = d
+        return dx
 
 
 def set_num_threads(n):

@@ -113,7 +113,6 @@ class LSTM:
         self.spec = spec
         self.dtype = checks.float_dtype("dtype", dtype)
         self.backend = backend
-        self._lstm_backward = backends.select(backend).lstm_backward
         self._rng = np.random.default_rng(seed)
         self._initialise()
 
@@ -155,21 +154,28 @@ class LSTM:
     def _use(self, parameters):
         """Let the layer live in these parameters."""
         self._parameters = parameters
-        # _weights[layer][direction]: the keyword arguments of lstm_forward
-        self._weights = [
+        frozen = not parameters.flat.flags.writeable
+        # _cells[layer][direction]: (index of its state, what runs it, its weights by the names
+        # of lstm_forward)
+        self._cells = [
             [
-                {
-                    argument: parameters.get(f"{name}_l{layer}{direction}")
-                    for argument, name in _ARGUMENTS.items()
-                }
-                for direction in self._directions
+                (
+                    layer * len(self._directions) + d,
+                    backends.direction(self.spec, frozen, self.backend),
+                    self._arguments(parameters, layer, direction),
+                )
+                for d, direction in enumerate(self._directions)
             ]
             for layer in range(self.num_layers)
         ]
-        self._lstm_forward = [
-            [backends.forward_function(self.backend) for _ in self._directions]
-            for _ in range(self.num_layers)
-        ]
+
+    @staticmethod
+    def _arguments(parameters, layer, direction):
+        """The arrays of one direction by the names of lstm_forward; None where it has none."""
+        return {
+            argument: parameters.get(f"{name}_l{layer}{direction}")
+            for argument, name in _ARGUMENTS.items()
+        }
 
     # -- parameters --------------------------------------------------------------------------
 
@@ -306,29 +312,33 @@ class LSTM:
         return self._run(x, state, lengths, self._rng if rng is None else rng, save=True)
 
     def _run(self, x, state, lengths, rng, save):
-        x = checks.array("x", x)
+        if type(x) is not np.ndarray or x.dtype is not self.dtype:
+            x = checks.array("x", x)
         batched = x.ndim == 3
         x, state = self._as_batch(x, state, lengths)
-        (T, B, _), P, L = x.shape, self.proj_size or self.hidden_size, self.num_layers
-        D = len(self._directions)
-        h0, c0 = checks.state_pair(
-            "state", state, ("h0", "c0"), ("L*D, B, H|P", "L*D, B, H"),
-            ((L * D, B, P), (L * D, B, self.hidden_size)), ("x", x),
-        )  # fmt: skip
-        h_n, c_n = np.empty(h0.shape, self.dtype), np.empty(c0.shape, self.dtype)
+        (T, B, _), H, P = x.shape, self.hidden_size, self.proj_size or self.hidden_size
+        D, L = len(self._directions), self.num_layers
+        h0 = c0 = [None] * (L * D)
+        if state is not None:
+            h0, c0 = checks.state_pair(
+                "state", state, ("h0", "c0"), ("L*D, B, H|P", "L*D, B, H"),
+                ((L * D, B, P), (L * D, B, H)), ("x", x),
+            )  # fmt: skip
+        if lengths is not None:
+            lengths = checks.lengths_array(lengths, T, B)
+        h_n, c_n = np.empty((L * D, B, P), self.dtype), np.empty((L * D, B, H), self.dtype)
         tapes, masks = [], []
-        for layer, directions in enumerate(self._weights):
+        for layer, cells in enumerate(self._cells):
             last = layer == L - 1
-            y = np.empty((B, T, D * P), self.dtype).swapaxes(0, 1) if last and self.batch_first \
-                else np.empty((T, B, D * P), self.dtype)  # fmt: skip
-            tapes.append([])
-            for d, weights in enumerate(directions):
-                k = layer * D + d
-                _, (h_n[k], c_n[k]), tape = self._lstm_forward[layer][d](
-                    x, state=(h0[k], c0[k]), lengths=lengths, reverse=d == 1, spec=self.spec,
-                    save=save, out=y[:, :, d * P : (d + 1) * P], **weights,
-                )  # fmt: skip
-                tapes[-1].append(tape)
+            if last and self.batch_first:
+                y = np.empty((B, T, D * P), self.dtype).swapaxes(0, 1)
+            else:
+                y = np.empty((T, B, D * P), self.dtype)
+            tapes.append([
+                cell.forward(x, weights, h0[k], c0[k], y if D == 1 else y[:, :, d * P : d * P + P],
+                             h_n[k], c_n[k], lengths, d == 1, save)
+                for d, (k, cell, weights) in enumerate(cells)
+            ])  # fmt: skip
             mask = None
             if save and self.dropout and not last:
                 mask = self._mask(rng, y.shape)
@@ -387,26 +397,27 @@ class LSTM:
             dy = self._as_batch(dy, None, None, "dy")[0]
         if not tape.batched:
             dstate = _unsqueezed("dstate", dstate)
-        dh_n, dc_n = checks.state_pair(
-            "dstate", dstate, ("dh_n", "dc_n"), ("L*D, B, H|P", "L*D, B, H"),
-            ((L * D, B, P), (L * D, B, H)), like,
-        )  # fmt: skip
-        dh0, dc0 = np.empty(dh_n.shape, self.dtype), np.empty(dc_n.shape, self.dtype)
-        grads = Parameters(self._shapes(), self.dtype)
+        dh_n = dc_n = [None] * (L * D)
+        if dstate is not None:
+            dh_n, dc_n = checks.state_pair(
+                "dstate", dstate, ("dh_n", "dc_n"), ("L*D, B, H|P", "L*D, B, H"),
+                ((L * D, B, P), (L * D, B, H)), like,
+            )  # fmt: skip
+        dh0, dc0 = np.empty((L * D, B, P), self.dtype), np.empty((L * D, B, H), self.dtype)
+        size = self.flat.size
+        grads = Parameters(self._parameters.shapes, self.dtype, np.empty(size, self.dtype))
         for layer in reversed(range(L)):
             if tape.masks[layer] is not None:
                 dy = dy * tape.masks[layer]
             dx = None
-            for d, direction in enumerate(self._directions):
-                k = layer * D + d
-                dx_d, (dh0[k], dc0[k]), dws = self._lstm_backward(
+            for d, (k, cell, _) in enumerate(self._cells[layer]):
+                dw = self._arguments(grads, layer, self._directions[d])
+                dx_d = cell.backward(
                     tape.tapes[layer][d],
-                    None if dy is None else dy[:, :, d * P : (d + 1) * P],
-                    (dh_n[k], dc_n[k]),
-                )
+                    dy if dy is None or D == 1 else dy[:, :, d * P : (d + 1) * P],
+                    dh_n[k], dc_n[k], dh0[k], dc0[k], {k: v for k, v in dw.items() if v is not None},
+                )  # fmt: skip
                 dx = dx_d if dx is None else np.add(dx, dx_d, out=dx)
-                for argument, dw in dws.items():
-                    grads[f"{_ARGUMENTS[argument]}_l{layer}{direction}"][...] = dw
             dy = dx
         return self._as_given(dx, tape.batched), \
             self._states_as_given(dh0, dc0, tape.batched), grads  # fmt: skip

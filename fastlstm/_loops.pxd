@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: MIT
+"""The loops over time: what each thread of the team does in a forward and in a backward pass.
+
+A step is one of csrc/step.inc.h (SIMD, packed weights), which the team shares by rows or by units,
+or one of `_blas_step`, which one thread does.
+"""
+
+from libc.string cimport memcpy, memset
+
+from ._blas_step cimport c_slot, h_slot, project, step_backward, step_forward, sum_gradients
+from ._csrc cimport fl_kernels, fl_lstm, fl_team_barrier
+from ._gates cimport fl_squash
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals()  # without Cython's check: Job.interrupted keeps the answer
+
+ctypedef fused real:
+    float
+    double
+
+
+cdef struct Job:  # one call, shared by the team
+    fl_lstm *q
+    const fl_kernels *simd  # NULL: the BLAS step, by one thread
+    fl_squash sigmoid
+    fl_squash tanh
+    bint is_f64
+    bint by_units           # threads share the units, and wait for each other after each step
+    bint fused              # SIMD: x is multiplied inside the step
+    Py_ssize_t chunk        # steps whose projection is formed at once
+    char *scratch
+    Py_ssize_t scratch_size  # bytes a thread
+    Py_ssize_t stop_after   # Ctrl-C: the last step
+    Py_ssize_t alone_after  # by_units: processors are wanting; after this step the first goes alone
+    bint interrupted
+
+
+cdef struct Share:  # what one thread does of a step
+    Py_ssize_t b0, b1, u0, u1, v0, v1
+
+
+cdef inline Share share_of(const Job *job, int thread, int n) noexcept nogil:
+    cdef const fl_lstm *q = job.q
+    cdef Py_ssize_t V = (q.U + 3) // 4  # groups of four panels
+    if job.by_units:
+        return Share(0, q.B, q.U * thread // n, q.U * (thread + 1) // n,
+                     V * thread // n, V * (thread + 1) // n)
+    return Share(q.B * thread // n, q.B * (thread + 1) // n, 0, q.U, 0, V)
+
+
+cdef inline void enter(
+    const real *tag, const fl_lstm *q, const Share *my, Py_ssize_t slot, Py_ssize_t r0,
+    Py_ssize_t r1,
+) noexcept nogil:
+    """Rows r0 <= r < r1 start: h0, c0 go to this slot, zeros beyond them."""
+    cdef Py_ssize_t r, c_row = q.U * q.L
+    cdef const real *h0 = <const real *>q.h0
+    cdef const real *c0 = <const real *>q.c0
+    for r in range(max(r0, my.b0), min(r1, my.b1)):
+        place(h_slot(tag, q, slot) + r * q.h_row, q.h_row, h0, r * q.P, q.P, my, q)
+        place(c_slot(tag, q, slot) + r * c_row, c_row, c0, r * q.H, q.H, my, q)
+
+
+cdef inline void leave(
+    const real *tag, const fl_lstm *q, const Share *my, Py_ssize_t slot, Py_ssize_t r0,
+    Py_ssize_t r1,
+) noexcept nogil:
+    """Rows r0 <= r < r1 end: h_n, c_n come from this slot."""
+    cdef Py_ssize_t r
+    for r in range(max(r0, my.b0), min(r1, my.b1)):
+        place(<real *>q.h_n + r * q.P, q.P, h_slot(tag, q, slot), r * q.h_row, q.P, my, q)
+        place(<real *>q.c_n + r * q.H, q.H, c_slot(tag, q, slot), r * q.U * q.L, q.H, my, q)
+
+
+cdef inline void place(
+    real *to, Py_ssize_t size, const real *src, Py_ssize_t at, Py_ssize_t n, const Share *my,
+    const fl_lstm *q,
+) noexcept nogil:
+    """to[:n] := src[at:at + n], to[n:size] := 0, in the columns of these units; NULL: zeros."""
+    cdef Py_ssize_t start = my.u0 * q.L, stop = size if my.u1 == q.U else my.u1 * q.L
+    cdef Py_ssize_t filled = start if src == NULL else min(max(n, start), stop)
+    if filled > start:
+        memcpy(to + start, src + at + start, (filled - start) * sizeof(real))
+    memset(to + filled, 0, (stop - filled) * sizeof(real))
+
+
+cdef inline Py_ssize_t steps_between_signals(const fl_lstm *q) noexcept nogil:
+    """About 50 ms of work at 10 GFLOP/s: how often Ctrl-C is looked for."""
+    return 1 + 500000000 // (8 * q.B * q.H * (q.P + q.I) + 1)
+
+
+cdef inline void look_for_ctrl_c(Job *job, Py_ssize_t s) noexcept nogil:
+    with gil:
+        if PyErr_CheckSignals():
+            job.interrupted = True
+            job.stop_after = s
+
+
+cdef inline void meet(Job *job, Py_ssize_t s, int *n) noexcept nogil:
+    """Wait for the others after step s. What a thread decides then, all act on one step later."""
+    if n[0] > 1 and job.by_units:
+        if fl_team_barrier(n[0]) and s + 1 < job.alone_after:
+            job.alone_after = s + 1
+        if s >= job.alone_after:
+            n[0] = 1
+
+
+cdef inline void forward_loop(const real *tag, Job *job, int thread, int n) noexcept nogil:
+    """One thread's share of the forward pass."""
+    cdef fl_lstm *q = job.q
+    cdef bint is_f64 = sizeof(real) == 8
+    cdef Share my = share_of(job, thread, n)
+    cdef Py_ssize_t s, t, t1, rows, rows_next, chunk = -1
+    cdef Py_ssize_t patience = steps_between_signals(q)
+    if q.T == 0:
+        return
+    t = q.T - 1 if q.reverse else 0
+    rows = q.active[t]
+    enter(tag, q, &my, t + q.reverse, 0, rows)
+    if n > 1 and job.by_units:
+        fl_team_barrier(n)
+    for s in range(q.T):
+        t = q.T - 1 - s if q.reverse else s
+        if not job.fused and t // job.chunk != chunk:
+            chunk = t // job.chunk
+            t1 = min(q.T, (chunk + 1) * job.chunk)
+            if job.simd == NULL:
+                project(tag, q, chunk * job.chunk, t1)
+            else:
+                job.simd.project[is_f64](q, chunk * job.chunk, t1, my.b0, my.b1, my.u0, my.u1)
+        if job.simd == NULL:
+            step_forward(tag, q, t, job.sigmoid, job.tanh)
+        elif my.b0 < rows:
+            job.simd.step_forward[is_f64](q, t, job.fused, my.b0, min(my.b1, rows), my.u0, my.u1)
+        rows_next = 0 if s + 1 == q.T else q.active[t - 1 if q.reverse else t + 1]
+        leave(tag, q, &my, t + 1 - q.reverse, rows_next, rows)
+        enter(tag, q, &my, t + 1 - q.reverse, rows, rows_next)
+        rows = rows_next
+        if thread == 0 and (s + 1) % patience == 0:
+            look_for_ctrl_c(job, s)
+        meet(job, s, &n)
+        if s >= job.stop_after or n <= thread:
+            return
+        my = share_of(job, thread, n)
+
+
+cdef inline void backward_loop(const real *tag, Job *job, int thread, int n) noexcept nogil:
+    """One thread's share of the backward pass."""
+    cdef fl_lstm *q = job.q
+    cdef bint is_f64 = sizeof(real) == 8
+    cdef Share my = share_of(job, thread, n)
+    cdef Py_ssize_t s, t, t_from = -1, rows, rows_from = 0, both, N = q.T * q.B
+    cdef Py_ssize_t patience = steps_between_signals(q)
+    for s in range(q.T + 1):
+        t = -1 if s == q.T else s if q.reverse else q.T - 1 - s
+        rows = 0 if t < 0 else q.active[t]
+        both = min(rows, rows_from)
+        if job.simd == NULL:
+            if t >= 0:
+                step_backward(tag, q, t, <real *>job.scratch, job.tanh)
+        else:
+            backward_rows(job, is_f64, t_from, t, 0, both, &my)
+            backward_rows(job, is_f64, t_from, -1, both, rows_from, &my)
+            backward_rows(job, is_f64, -1, t, both, rows, &my)
+        t_from, rows_from = t, rows
+        if thread == 0 and (s + 1) % patience == 0:
+            look_for_ctrl_c(job, s)
+        meet(job, s, &n)
+        if n <= thread:
+            return
+        if s >= job.stop_after:
+            break
+        my = share_of(job, thread, n)
+    if n > 1:  # weights' gradients need the rows of all threads
+        fl_team_barrier(n)
+    if job.interrupted:
+        return
+    if job.simd == NULL:
+        sum_gradients(tag, q)
+        return
+    job.simd.input_gradient[is_f64](q, N * thread // n, N * (thread + 1) // n)
+    job.simd.weight_gradient[is_f64](q, q.U * thread // n, q.U * (thread + 1) // n,
+                                     job.scratch + thread * job.scratch_size)
+
+
+cdef inline void backward_rows(
+    Job *job, bint is_f64, Py_ssize_t t_from, Py_ssize_t t, Py_ssize_t r0, Py_ssize_t r1,
+    const Share *my,
+) noexcept nogil:
+    """The step backward for the rows r0 <= r < r1 that are this thread's."""
+    r0, r1 = max(r0, my.b0), min(r1, my.b1)
+    if r0 < r1:
+        job.simd.step_backward[is_f64](job.q, t_from, t, r0, r1, my.v0, my.v1)
+
+
+cdef inline void forward_work(void *job, int thread, int n) noexcept nogil:
+    if (<Job *>job).is_f64:
+        forward_loop(<double *>NULL, <Job *>job, thread, n)
+    else:
+        forward_loop(<float *>NULL, <Job *>job, thread, n)
+
+
+cdef inline void backward_work(void *job, int thread, int n) noexcept nogil:
+    if (<Job *>job).is_f64:
+        backward_loop(<double *>NULL, <Job *>job, thread, n)
+    else:
+        backward_loop(<float *>NULL, <Job *>job, thread, n)
