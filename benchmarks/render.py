@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A run as text for the terminal, as README's table, and as a plot."""
 
+import math
 from pathlib import Path
 
 from . import cases, rows
@@ -23,8 +24,12 @@ def quantity(value):
 
 
 def times(value):
-    """A ratio with two digits behind the point, or none from 10 on."""
-    return "-" if value is None else f"{value:.2f}" if value < 10 else f"{value:.0f}"
+    """A ratio, rounded down to two digits behind the point (0.999 is no 1.00), none from 10 on."""
+    if value is None:
+        return "-"
+    if value >= 10:
+        return f"{value:.0f}"
+    return f"{math.floor(value * 100) / 100:.2f}"
 
 
 def _shape(row):
@@ -204,12 +209,13 @@ def plot(run, path):
             kinds.setdefault((what, dtype), {})[threads] = points
     if not kinds:
         raise ValueError("there is nothing to plot: no row has both fastlstm and a peer")
-    widths = [2 + max(len(points) for points in lines.values()) for lines in kinds.values()]
-    figure = Figure(figsize=(2 + 0.33 * sum(widths), 5.2), layout="constrained")
-    panels = figure.subplots(
-        1, len(kinds), sharey=True, squeeze=False, gridspec_kw={"width_ratios": widths}
-    )[0]
-    for panel, ((what, dtype), lines) in zip(panels, kinds.items(), strict=True):
+    columns = min(2, len(kinds))
+    lines_of_panels = -(-len(kinds) // columns)
+    figure = Figure(figsize=(6 * columns, 4.2 * lines_of_panels), layout="constrained")
+    panels = figure.subplots(lines_of_panels, columns, sharey=True, squeeze=False).ravel()
+    for panel in panels[len(kinds) :]:
+        panel.set_axis_off()
+    for panel, ((what, dtype), lines) in zip(panels, kinds.items(), strict=False):
         shapes = list(dict.fromkeys(shape for points in lines.values() for shape, _ in points))
         for (threads, points), marker in zip(lines.items(), "osD^v<>*", strict=False):
             panel.plot(
@@ -223,15 +229,16 @@ def plot(run, path):
         panel.axhline(1, color="black", linewidth=1)
         panel.set_yscale("log")
         panel.set_xticks(range(len(shapes)), shapes, rotation=90, fontsize=8)
-        panel.set_title(f"{WHAT_TITLES[what].split(',')[0]}\n{dtype}", fontsize=10)
+        panel.set_xlim(-0.7, len(shapes) - 0.3)
+        panel.set_title(f"{WHAT_TITLES[what].split(',')[0]}, {dtype}", fontsize=10)
         panel.grid(axis="y", which="both", alpha=0.25)
     ticks = [0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50]
     low, high = panels[0].get_ylim()
     shown = [tick for tick in ticks if low <= tick <= high] or [1]
     panels[0].set_yticks(shown, [f"{tick:g}x" for tick in shown])
     panels[0].minorticks_off()
-    panels[0].set_ylabel("times faster than the best peer")
-    panels[0].legend(loc="upper right", fontsize=8)
+    panels[0].legend(fontsize=8)
+    figure.supylabel("times faster than the best peer", fontsize=10)
     figure.suptitle(
         f"{run['machine']['cpu']}, {run['machine']['date'][:10]}; columns: T,B,I,H", fontsize=10
     )

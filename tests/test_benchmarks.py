@@ -270,6 +270,8 @@ def test_rows_derived_figures(run):
     assert gbytes == pytest.approx(4 * 4 * 64 * (16 + 100 * 64) / 50 / 1e3)
     assert (level, fraction) == (2, gbytes / 100)
     assert rows.bandwidth(run, slow) is None
+    assert rows.bandwidth(run, make_row("100,1,256,512", 50.0))[1] == 3
+    assert rows.bandwidth(run, make_row("100,1,8,32", 50.0))[1] == 1
 
 
 def test_rows_doubts():
@@ -282,6 +284,10 @@ def test_rows_doubts():
         "pytorch burns 0.40 CPU while blocked",
         "other processes keep 0.50 CPUs busy",
     ]
+
+
+def test_ratio_is_never_rounded_up():
+    assert [render.times(r) for r in (0.999, 1.5, 12.4, None)] == ["0.99", "1.50", "12", "-"]
 
 
 def test_text_report_shows_every_row(run):
@@ -338,6 +344,8 @@ def test_bars_pass_fail_and_say_what_is_missing(run):
     assert forward.detail == "worst 0.75 at 50,64,512,512 (15 of 17 rows not run)"
     mean = outcomes["forward against the best peer, float32, 1 thread: geometric mean >= 1.5"]
     assert (mean.passed, mean.detail) == (None, "1.22 (15 of 17 rows not run)")
+    training = "forward + backward against PyTorch, float32, 1 thread: every row >= 1.1"
+    assert outcomes[training] == bars.Outcome(training, None, "not run")
     scaling = outcomes["two threads against one, forward, float32, 2 threads: every row >= 1.8"]
     assert scaling.detail.startswith("worst 2.00 at 50,64,512,512")
     peak = outcomes["fraction of the FMA peak, forward, float32, 1 thread: every row >= 0.9"]
