@@ -67,7 +67,7 @@ static void FN(step_forward)(const fl_lstm *q, ptrdiff_t t, int fused, ptrdiff_t
     const REAL *h_prev = H_SLOT(q, t + q->reverse);
     REAL *gates = GATES(q, t);
     for (ptrdiff_t j = u0; j < u1; j++) {
-        const ptrdiff_t u = t % 2 ? u1 - 1 - (j - u0) : j;
+        const ptrdiff_t u = (t + q->reverse) % 2 ? u1 - 1 - (j - u0) : j;
         const REAL *x_panel = (const REAL *)q->x_panels + u * q->I * GROUP;
         const REAL *h_panel = (const REAL *)q->h_panels + u * K * GROUP;
         const REAL *bias = (const REAL *)q->b_panel + u * GROUP;

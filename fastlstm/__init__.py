@@ -2,6 +2,7 @@
 """The fastest and most complete LSTM core for CPUs: NumPy in, NumPy out."""
 
 from . import losses, optim, reference, schedules
+from ._stream import Stream
 from ._version import __version__
 from .backend import get_num_threads, info, select, set_num_threads
 from .fit import DivergenceError, EarlyStopping, History, evaluate, fit
@@ -9,7 +10,6 @@ from .io import load, save
 from .layer import LSTM
 from .modules import Dense, Dropout, LastState, Sequential
 from .spec import Spec
-from .stream import Stream
 
 lstm_forward, lstm_backward = select().lstm_forward, select().lstm_backward
 

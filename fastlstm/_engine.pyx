@@ -29,7 +29,7 @@ from . import checks, reference
 from .spec import Spec
 from .tape import Tape
 
-from ._csrc cimport fl_best_isa, fl_isas, fl_kernels, fl_kernels_for, fl_lstm, fl_team_run
+from ._csrc cimport fl_best_isa, fl_isas, fl_kernels, fl_kernels_for, fl_lstm, fl_team_run, fl_work
 from ._gates cimport (
     fl_squash, libm_sigmoid_f32, libm_sigmoid_f64, libm_tanh_f32, libm_tanh_f64,
 )
@@ -155,9 +155,6 @@ def aligned(shape, dtype, bint zeros=False):
 cdef class Scratch:
     """Memory that a call needs only while it runs, kept for the next call."""
 
-    cdef char *start
-    cdef Py_ssize_t size
-
     def __dealloc__(self):
         PyMem_RawFree(self.start)
 
@@ -212,16 +209,10 @@ cdef class Weights:
     them with a copy, which costs 1/T of the product with them.
     """
 
-    cdef readonly dict arrays  # name -> contiguous array or None; copies where they are kept
-    cdef const fl_kernels *simd  # NULL: the BLAS step, nothing is packed
-    cdef Py_ssize_t L
-    cdef bint is_f64
-    cdef object x_panels, h_panels, b_panel, x_columns, h_columns
-
     def __cinit__(self, dict arrays, bint copy):
         self.simd = simd_for(arrays)
         self.is_f64 = arrays["w_hh"].dtype == np.float64
-        if copy and self.simd != NULL:
+        if copy:
             self.arrays = {k: None if w is None else np.array(w, order="C")
                            for k, w in arrays.items()}
         else:
@@ -329,16 +320,26 @@ cdef int describe(
     return 0
 
 
+cdef int units_team_size(const fl_lstm *q) noexcept nogil:
+    """How many threads share the units of a step."""
+    cdef double flop = 8.0 * q.B * q.H * (q.I + q.P)
+    return threads if flop >= UNITS_FLOP and (q.U + 3) // 4 >= threads else 1
+
+
 cdef int team_size(Job *job) noexcept:
     """How many threads a call gets, and what they share: rows, or for few rows the units."""
     cdef fl_lstm *q = job.q
-    cdef double flop = 8.0 * q.B * q.H * (q.I + q.P)
     if job.simd == NULL or threads == 1:
         return 1
     if q.B >= ROWS_A_THREAD * threads:
-        return threads if flop * q.T >= ROWS_FLOP else 1
+        return threads if 8.0 * q.B * q.H * (q.I + q.P) * q.T >= ROWS_FLOP else 1
     job.by_units = True
-    return threads if flop >= UNITS_FLOP and (q.U + 3) // 4 >= threads else 1
+    return units_team_size(q)
+
+
+cdef void run_team(int n, fl_work work, void *arg) noexcept nogil:
+    """work(arg, thread, n) in n threads, of the one team that this process has."""
+    fl_team_run(n, work, arg)
 
 
 cdef int interrupted(const Job *job) except -1:
@@ -371,7 +372,7 @@ cdef class Direction:
         """The weights, packed now or before."""
         cdef Weights weights = self.weights  # a local: another thread may replace it
         if weights is None or not (self.frozen or weights.matches(arrays)):
-            self.weights = weights = Weights(arrays, True)
+            self.weights = weights = Weights(arrays, simd_for(arrays) != NULL)
         return weights
 
     def forward(
@@ -469,6 +470,7 @@ cdef run_forward(
             end[order] = rows
     elif to is not y:
         y[...] = to
+    gates = gates[:T] if save else None  # without a step there is one slot too many
     return dict(h=h, c=c, gates=gates, h_raw=m, order=order, x=x)
 
 
@@ -540,6 +542,7 @@ def lstm_forward(
     q = checks.forward_inputs(
         x, w_ih, w_hh, b, state, variants, w_proj, lengths, reverse, spec, out
     )
+    checks.supported(spec)
     weights = Weights(dict(w_ih=q.w_ih, w_hh=q.w_hh, b=q.b, w_proj=q.w_proj), False)
     h_n, c_n = np.empty((q.B, q.P), q.x.dtype), np.empty((q.B, q.H), q.x.dtype)
     kept = run_forward(Direction(spec), weights, q.x, q.h0, q.c0, q.y, h_n, c_n, q.lengths,

@@ -7,10 +7,11 @@ from dataclasses import asdict
 import numpy as np
 
 from . import backend as backends
-from . import checks
+from . import checks, reference
+from ._stream import Stream
 from .parameters import Parameters
 from .spec import Spec
-from .stream import Stream
+from .stream import ReferenceStream
 
 __all__ = ["LSTM", "LSTMTape"]
 
@@ -424,7 +425,12 @@ class LSTM:
 
     def stream(self, batch_size=1):
         """A `Stream` that runs this layer step by step with the weights it has now."""
-        return Stream(self, batch_size)
+        on_engine = backends.select(self.backend) is not reference
+        return (Stream if on_engine else ReferenceStream)(self, batch_size)
+
+    def cell_weights(self):
+        """The weights of each layer and direction by the names of `lstm_forward`; views."""
+        return [weights for cells in self._cells for _, _, weights in cells]
 
     # -- between the caller's shapes and (T, B, I) ---------------------------------------------
 

@@ -1,37 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""The streaming step: one time step a call, the state kept between calls."""
+"""The streaming step on the reference: the oracle of `_stream.Stream`."""
 
 import numpy as np
 
 from . import checks
 
-__all__ = ["Stream"]
+__all__ = ["ReferenceStream"]
 
 
-class Stream:
-    """Runs a layer step by step; made by `LSTM.stream`.
-
-    The weights are those of the layer at the time of creation: training it later does not
-    change a running stream.
+class ReferenceStream:
+    """`Stream` with every step through a layer on the reference backend.
 
     Parameters
     ----------
     lstm : LSTM
-        Not bidirectional: the other direction would start at the end.
     batch_size : int
-        B streams side by side.
-
-    Raises
-    ------
-    ValueError
-        The layer is bidirectional.
-
-    Examples
-    --------
-    >>> import fastlstm as fl
-    >>> stream = fl.LSTM(3, 4, seed=0).stream()
-    >>> stream.step(np.ones(3, np.float32)).shape
-    (4,)
     """
 
     def __init__(self, lstm, batch_size=1):

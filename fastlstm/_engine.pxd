@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: MIT
+"""What `_stream` shares with the engine."""
+
+from ._csrc cimport fl_kernels, fl_lstm, fl_work
+from ._loops cimport Job
+
+
+cdef class Weights:
+    cdef readonly dict arrays  # name -> contiguous array or None; copies where they are kept
+    cdef const fl_kernels *simd  # NULL: the BLAS step, nothing is packed
+    cdef Py_ssize_t L
+    cdef bint is_f64
+    cdef object x_panels, h_panels, b_panel, x_columns, h_columns
+    cdef int pack(self) except -1
+    cdef int pack_transposed(self) except -1
+    cdef bint matches(self, dict arrays) except -1
+
+
+cdef class Scratch:
+    cdef char *start
+    cdef Py_ssize_t size
+    cdef char *take(self, Py_ssize_t size) except NULL
+
+
+cdef int describe(
+    Job *job, fl_lstm *q, Weights weights, Py_ssize_t T, Py_ssize_t B, Py_ssize_t I
+) except -1
+cdef int units_team_size(const fl_lstm *q) noexcept nogil
+cdef void run_team(int n, fl_work work, void *arg) noexcept nogil

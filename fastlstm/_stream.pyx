@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: MIT
+"""The streaming step: one time step a call, the state kept between calls.
+
+Everything is prepared when the stream is made: packed weights, state, and for each layer the
+description that a step reads. A call checks two buffers and runs the steps; it allocates nothing
+where it is given ``out``.
+
+A step goes from slot 0 of the state to slot 1, the next from 1 to 0, which is what `reverse` means
+in fl_lstm: so nothing is copied, and the panels are walked to and fro.
+"""
+
+from cpython.buffer cimport (
+    PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_IsContiguous, PyBuffer_Release,
+    PyObject_GetBuffer,
+)
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
+from libc.string cimport memcpy, memset
+
+import numpy as np
+
+from . import checks
+
+from ._blas_step cimport project, step_forward
+from ._csrc cimport fl_lstm, fl_team_barrier
+from ._engine cimport Scratch, Weights, describe, run_team, units_team_size
+from ._loops cimport Job
+
+__all__ = ["Stream"]
+
+cdef double GIL_FLOP = 1e6  # FLOP of a step, about 20 us, from which others may run meanwhile
+
+
+cdef struct Layer:
+    fl_lstm q
+    Job job
+
+
+cdef struct Step:  # what the team is told
+    Layer *layers
+    Py_ssize_t L
+
+
+cdef void one_layer(Layer *layer, int thread, int n) noexcept nogil:
+    """One thread's share of one layer's step."""
+    cdef fl_lstm *q = &layer.q
+    cdef Job *job = &layer.job
+    if job.simd != NULL:
+        job.simd.step_forward[job.is_f64](q, 0, True, 0, q.B, q.U * thread // n,
+                                          q.U * (thread + 1) // n)
+    elif thread > 0:
+        return
+    elif job.is_f64:
+        project(<double *>NULL, q, 0, 1)
+        step_forward(<double *>NULL, q, 0, job.sigmoid, job.tanh)
+    else:
+        project(<float *>NULL, q, 0, 1)
+        step_forward(<float *>NULL, q, 0, job.sigmoid, job.tanh)
+
+
+cdef void all_layers(void *arg, int thread, int n) noexcept nogil:
+    cdef Step *step = <Step *>arg
+    cdef Py_ssize_t k
+    for k in range(step.L):
+        if k > 0:  # a layer reads all of the one below
+            fl_team_barrier(n)
+        one_layer(&step.layers[k], thread, n)
+
+
+cdef class Stream:
+    """Runs a layer step by step; made by `LSTM.stream`.
+
+    The weights are those of the layer at the time of creation: training it later does not
+    change a running stream. A stream belongs to one thread at a time.
+
+    Parameters
+    ----------
+    lstm : LSTM
+        Not bidirectional: the other direction would start at the end.
+    batch_size : int
+        B streams side by side.
+
+    Raises
+    ------
+    ValueError
+        The layer is bidirectional.
+
+    Examples
+    --------
+    >>> import numpy as np, fastlstm as fl
+    >>> stream = fl.LSTM(3, 4, seed=0).stream()
+    >>> stream.step(np.ones(3, np.float32)).shape
+    (4,)
+    """
+
+    cdef readonly Py_ssize_t batch_size, input_size, output_size
+    cdef object dtype
+    cdef list keep  # the Weights, whose memory the layers point to
+    cdef Scratch memory
+    cdef Layer *layers
+    cdef Py_ssize_t L, item, active
+    cdef int team
+    cdef bint parity, busy, release_gil
+
+    def __cinit__(self):
+        self.memory = Scratch()
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.layers)
+
+    def __init__(self, lstm, batch_size=1):
+        if lstm.bidirectional:
+            raise ValueError(
+                "a bidirectional LSTM cannot be streamed: its other direction starts at the end"
+            )
+        if self.layers != NULL:
+            raise RuntimeError("a stream is made once")
+        self.batch_size = checks.integer("batch_size", batch_size, 1)
+        self.input_size, self.output_size = lstm.input_size, lstm.output_size
+        self.dtype, self.L = lstm.dtype, lstm.num_layers
+        self.item = lstm.dtype.itemsize
+        self.layers = <Layer *>PyMem_RawCalloc(self.L, sizeof(Layer))
+        if self.layers == NULL:
+            raise MemoryError("cannot allocate the layers of a stream")
+        self.prepare([Weights(arrays, True) for arrays in lstm.cell_weights()])
+
+    cdef int prepare(self, list weights) except -1:
+        """Describe every layer's step, and give all of them their memory."""
+        cdef Py_ssize_t k, item = self.item, B = self.batch_size, size = 0
+        cdef Py_ssize_t input_size = self.input_size
+        cdef fl_lstm *q
+        cdef char *at
+        cdef double flop = 0
+        self.keep = weights
+        self.active = B
+        for k in range(self.L):
+            q = &self.layers[k].q
+            describe(&self.layers[k].job, q, weights[k], 1, B, input_size)
+            q.active = &self.active
+            q.state_slots, q.gate_slots, q.m_slots = 2, 1, 1
+            q.y_t = q.y_b = q.P
+            size += (2 * B * q.h_row + 2 * B * q.U * q.L + 4 * B * q.U * q.L + B * q.H
+                     + B * q.P + 64) * item
+            flop += 8.0 * B * q.H * (q.I + q.P)
+            input_size = q.P
+        at = self.memory.take(size)
+        memset(at, 0, size)
+        for k in range(self.L):
+            q = &self.layers[k].q
+            q.h, at = at, at + 2 * B * q.h_row * item
+            q.c, at = at, at + 2 * B * q.U * q.L * item
+            q.gates, at = at, at + 4 * B * q.U * q.L * item
+            q.m, at = at, at + B * q.H * item
+            q.y, at = at, at + (B * q.P + 15) // 16 * 16 * item
+            if k > 0:
+                q.x = self.layers[k - 1].q.y
+        self.release_gil = flop >= GIL_FLOP
+        return 0
+
+    def reset(self):
+        """Set the state to zeros."""
+        self.state = None
+
+    @property
+    def state(self):
+        """(h, c), copies of shape (L, B, H|P) and (L, B, H); assign to set them, None: zeros."""
+        cdef fl_lstm *q
+        cdef Py_ssize_t k, b, item = self.item
+        cdef char[::1] to
+        h = np.empty((self.L, self.batch_size, self.layers[0].q.P), self.dtype)
+        c = np.empty((self.L, self.batch_size, self.layers[0].q.H), self.dtype)
+        for k in range(self.L):
+            q = &self.layers[k].q
+            for b in range(self.batch_size):
+                to = h[k, b].view(np.int8)
+                memcpy(&to[0], self.h_row(q, b), q.P * item)
+                to = c[k, b].view(np.int8)
+                memcpy(&to[0], self.c_row(q, b), q.H * item)
+        return h, c
+
+    @state.setter
+    def state(self, value):
+        cdef fl_lstm *q = &self.layers[0].q
+        cdef Py_ssize_t k, b, item = self.item
+        cdef const char[::1] row
+        L, B = self.L, self.batch_size
+        like = ("the stream", np.empty(0, self.dtype))
+        h, c = checks.state_pair("state", value, ("h", "c"), ("L, B, H|P", "L, B, H"),
+                                 ((L, B, q.P), (L, B, q.H)), like)
+        for k in range(self.L):
+            q = &self.layers[k].q
+            for b in range(self.batch_size):
+                row = np.ascontiguousarray(h[k, b]).view(np.int8)
+                memcpy(self.h_row(q, b), &row[0], q.P * item)
+                row = np.ascontiguousarray(c[k, b]).view(np.int8)
+                memcpy(self.c_row(q, b), &row[0], q.H * item)
+
+    cdef char *h_row(self, const fl_lstm *q, Py_ssize_t b) noexcept:
+        """Row b of the state h that the next step reads."""
+        return <char *>q.h + (self.parity * q.B + b) * q.h_row * self.item
+
+    cdef char *c_row(self, const fl_lstm *q, Py_ssize_t b) noexcept:
+        return <char *>q.c + (self.parity * q.B + b) * q.U * q.L * self.item
+
+    def step(self, x_t, out=None):
+        """The output of one step.
+
+        Parameters
+        ----------
+        x_t : array_like (B, I), or (I,) where B = 1
+        out : ndarray (B, H|P), or (H|P,), optional
+            Write the output here; it must be contiguous and not overlap x_t.
+
+        Returns
+        -------
+        y_t : ndarray (B, H|P), or (H|P,) where x_t is (I,)
+
+        Raises
+        ------
+        TypeError, ValueError
+            The dtype or shape of x_t or of out does not fit.
+        RuntimeError
+            Another thread is inside this stream.
+        """
+        cdef Py_buffer x, y
+        cdef bint single
+        PyObject_GetBuffer(self.input_array(x_t), &x, PyBUF_STRIDES)
+        try:
+            single = x.ndim == 1 and self.batch_size == 1
+            if not self.fits(&x, self.input_size, single):
+                checks.shape("x_t", np.asarray(x_t), "I" if single else "B, I",
+                             self.shape(self.input_size, single))
+            if out is None:
+                out = np.empty(self.shape(self.output_size, single), self.dtype)
+            PyObject_GetBuffer(self.output_array(out, single), &y, PyBUF_STRIDES | PyBUF_WRITABLE)
+            try:
+                if (<char *>x.buf < <char *>y.buf + y.len
+                        and <char *>y.buf < <char *>x.buf + x.len):
+                    raise ValueError("out must not overlap x_t, whose memory it shares")
+                self.run(x.buf, y.buf)
+            finally:
+                PyBuffer_Release(&y)
+        finally:
+            PyBuffer_Release(&x)
+        return out
+
+    cdef tuple shape(self, Py_ssize_t size, bint single):
+        if single:
+            return (size,)
+        return self.batch_size, size
+
+    cdef bint fits(self, const Py_buffer *a, Py_ssize_t size, bint single) noexcept:
+        if single:
+            return a.shape[0] == size
+        return a.ndim == 2 and a.shape[0] == self.batch_size and a.shape[1] == size
+
+    cdef object input_array(self, x_t):
+        """x_t as a contiguous array of the stream's dtype."""
+        cdef Py_buffer a
+        cdef bint ready
+        if type(x_t) is np.ndarray and x_t.dtype is self.dtype:
+            PyObject_GetBuffer(x_t, &a, PyBUF_STRIDES)
+            ready = PyBuffer_IsContiguous(&a, b"C")
+            PyBuffer_Release(&a)
+            if ready:
+                return x_t
+        x_t = checks.array("x_t", x_t)
+        if x_t.dtype != self.dtype:
+            raise TypeError(f"x_t is {x_t.dtype} but the stream is {self.dtype}")
+        return np.ascontiguousarray(x_t)
+
+    cdef object output_array(self, out, bint single):
+        if type(out) is not np.ndarray:
+            raise TypeError(f"out must be an ndarray, got {type(out).__name__}")
+        if out.dtype is not self.dtype:
+            checks.same_dtype(("the stream", np.empty(0, self.dtype)), out=out)
+        cdef Py_buffer a
+        PyObject_GetBuffer(out, &a, PyBUF_STRIDES)
+        cdef bint right_shape = (a.ndim == 1 if single else a.ndim == 2) and self.fits(
+            &a, self.output_size, single)
+        cdef bint ready = PyBuffer_IsContiguous(&a, b"C") and not a.readonly
+        PyBuffer_Release(&a)
+        if not right_shape:
+            checks.shape("out", out, "H|P" if single else "B, H|P",
+                         self.shape(self.output_size, single))
+        if not ready:
+            raise ValueError("out must be writeable and contiguous")
+        return out
+
+    cdef int run(self, const void *x, void *y) except -1:
+        """One step of all layers from x to y."""
+        cdef Step step = Step(self.layers, self.L)
+        cdef Py_ssize_t k
+        cdef void *last = self.layers[self.L - 1].q.y
+        cdef int n = 1
+        if self.busy:
+            raise RuntimeError("this stream is running in another thread; use one for each")
+        self.layers[0].q.x = x
+        self.layers[self.L - 1].q.y = y
+        for k in range(self.L):
+            self.layers[k].q.reverse = self.parity
+            n = max(n, units_team_size(&self.layers[k].q))
+        if self.release_gil:
+            self.busy = True
+            with nogil:
+                run_team(n, all_layers, &step)
+            self.busy = False
+        else:
+            all_layers(&step, 0, 1)
+        self.parity = not self.parity
+        self.layers[self.L - 1].q.y = last
+        return 0
