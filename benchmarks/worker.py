@@ -27,6 +27,7 @@ THREAD_VARIABLES = (
     "FASTLSTM_NUM_THREADS",
 )
 SAMPLE_SECONDS = 20e-6  # one sample times as many calls as take this long
+PICK_SECONDS = 0.02  # how long each way is timed to find the fastest
 
 
 def environment(threads, base=None):
@@ -94,10 +95,11 @@ class Worker:
         self._process.stdout.close()
 
 
-def sample(run, seconds, number, minimum=3):
-    """Microseconds per call: samples of `number` calls each, for `seconds` and at least `minimum`.
+def sample(run, seconds, number):
+    """Microseconds per call: samples of `number` calls each, for `seconds` and at least one.
 
-    The first samples refill the caches and wake the threads; they are thrown away.
+    The calls of the first fifth, at least one sample, refill the caches and wake the threads; they
+    are thrown away.
     """
     clock, repeats, times = time.perf_counter_ns, range(number), []
     warm_until = clock() + int(seconds * 0.2e9)
@@ -107,12 +109,16 @@ def sample(run, seconds, number, minimum=3):
         if clock() >= warm_until:
             break
     until = clock() + int(seconds * 1e9)
-    while len(times) < minimum or clock() < until:
+    while not times or clock() < until:
         start = clock()
         for _ in repeats:
             run()
         times.append((clock() - start) / number / 1e3)
     return times
+
+
+def _calls_per_sample(microseconds):
+    return max(1, int(SAMPLE_SECONDS * 1e6 / microseconds))
 
 
 class _Session:
@@ -143,14 +149,13 @@ class _Session:
             answer = dict(stored)
         calls = self.engine.calls(Problem.make(case, dtype, what), self.threads)
         errors = {name: oracle.check(call.result(), answer, dtype) for name, call in calls.items()}
-        speeds = {}
-        for name, call in calls.items():
-            once = sample(call.run, 0, 1, minimum=1)[0]
-            number = max(1, int(SAMPLE_SECONDS * 1e6 / once))
-            seconds = 0.02 if len(calls) > 1 else 0
-            speeds[name] = statistics.median(sample(call.run, seconds, number)), number
+        speeds = {name: sample(call.run, 0, 1)[0] for name, call in calls.items()}
+        if len(calls) > 1:
+            for name, call in calls.items():
+                seconds, number = PICK_SECONDS, _calls_per_sample(speeds[name])
+                speeds[name] = statistics.median(sample(call.run, seconds, number))
         name = min(speeds, key=speeds.get)
-        self.call, self.number = calls[name], max(1, int(SAMPLE_SECONDS * 1e6 / speeds[name][0]))
+        self.call, self.number = calls[name], _calls_per_sample(speeds[name])
         return name, errors[name]
 
     def idle(self):

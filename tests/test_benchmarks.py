@@ -184,7 +184,7 @@ def test_worker_process_answers_and_fails_cleanly(tmp_path):
         )
         assert (how, error < 100) == ("loop", True)
         samples, idle, busy = child.ask("time", 0)
-        assert len(samples) >= 3
+        assert len(samples) >= 1
         assert min(samples) > 0
         assert idle >= 0
         assert busy > 0
