@@ -17,7 +17,25 @@ __all__ = ["Inputs", "array", "forward_inputs", "gradient", "lengths_array", "sh
 _DTYPES = (np.dtype("float32"), np.dtype("float64"))
 
 # How the shapes of a layer's parameters are written
-SYMBOLS = {"weight_ih": "4*H, I", "weight_hh": "4*H, H|P", "bias": "4*H", "weight_hr": "P, H"}
+SYMBOLS = {
+    "weight_ih": "4*H, I",
+    "weight_hh": "4*H, H|P",
+    "bias": "4*H",
+    "weight_hr": "P, H",
+    "weight_peephole": "3, H",
+    "weight_fgr": "3*H, 3*H",
+    "ln_x": "4*H",
+    "ln_h": "4*H",
+    "ln_c": "2, H",
+}
+# The weights of variants: how their shapes are written, and as factors of H
+_VARIANT_WEIGHTS = {
+    "w_peephole": ("3, H", lambda H: (3, H)),
+    "w_fgr": ("3*H, 3*H", lambda H: (3 * H, 3 * H)),
+    "ln_x": ("4*H", lambda H: (4 * H,)),
+    "ln_h": ("4*H", lambda H: (4 * H,)),
+    "ln_c": ("2, H", lambda H: (2, H)),
+}
 
 
 def array(name, value):
@@ -166,6 +184,11 @@ class Inputs:
     reverse: bool
     spec: Spec
     y: np.ndarray  # (T, B, P), to be written
+    w_peephole: np.ndarray | None = None  # (3, H)
+    w_fgr: np.ndarray | None = None  # (3H, 3H)
+    ln_x: np.ndarray | None = None  # (4H,)
+    ln_h: np.ndarray | None = None  # (4H,)
+    ln_c: np.ndarray | None = None  # (2, H)
 
     @property
     def T(self):
@@ -192,9 +215,57 @@ class Inputs:
         """Size of h: the projection's, or H."""
         return self.h0.shape[1]
 
+    @property
+    def weights(self):
+        """The weights that were given, by their names in `lstm_forward`."""
+        named = {name: getattr(self, name) for name in WEIGHTS}
+        return {name: w for name, w in named.items() if w is not None}
+
+
+WEIGHTS = ("w_ih", "w_hh", "b", "w_proj", *_VARIANT_WEIGHTS)
+
+
+def variant_weights(spec):
+    """The names of the weights that this variant has on top of the default cell's.
+
+    Examples
+    --------
+    >>> variant_weights(Spec(peepholes="i", full_gate_recurrence=True))
+    ('w_peephole', 'w_fgr')
+    """
+    if not spec.changed:
+        return ()
+    asked = {
+        "w_peephole": spec.peepholes,
+        "w_fgr": spec.full_gate_recurrence,
+        "ln_x": spec.layer_norm,
+        "ln_h": spec.layer_norm,
+        "ln_c": spec.layer_norm,
+    }
+    return tuple(name for name in asked if asked[name])
+
+
+def _variants(spec, given, H, x):
+    """The weights of a variant, by name, as arrays of the right shape."""
+    needed = variant_weights(spec)
+    weights = {}
+    for name, a in given.items():
+        if name not in needed:
+            if a is not None:
+                raise ValueError(f"{name} was given, but spec does not use it: {spec}")
+            continue
+        symbols, size = _VARIANT_WEIGHTS[name]
+        if a is None:
+            raise ValueError(f"{name} ({symbols}) is missing, which spec asks for: {spec}")
+        a = array(name, a)
+        shape(name, a, symbols, size(H))
+        same_dtype(("x", x), **{name: a})
+        weights[name] = a
+    return weights
+
 
 def supported(spec):
-    """Refuse a variant that cannot be computed yet."""
+    """Refuse a variant that the engine cannot compute yet."""
     for field, value in spec.changed.items():
         raise NotImplementedError(f"Spec({field}={value!r}) cannot be computed yet")
 
@@ -228,18 +299,14 @@ def float_dtype(name, value):
     return dtype
 
 
-def forward_inputs(x, w_ih, w_hh, b, state, unsupported, w_proj, lengths, reverse, spec, out):
+def forward_inputs(x, w_ih, w_hh, b, state, variants, w_proj, lengths, reverse, spec, out):
     """The arguments of `lstm_forward`, checked.
 
-    ``unsupported`` holds the weights of variants (name -> array or None): they must be absent
-    where ``spec`` does not ask for them.
+    ``variants`` holds the weights of variants (name -> array or None): those that ``spec`` asks
+    for must be there, and no others.
     """
     if not isinstance(spec, Spec):
         raise TypeError(f"spec must be a fastlstm.Spec, got {type(spec).__name__}")
-    supported(spec)
-    for name, a in unsupported.items():
-        if a is not None:
-            raise ValueError(f"{name} was given, but spec does not use it: {spec}")
     x, w_ih, w_hh = array("x", x), array("w_ih", w_ih), array("w_hh", w_hh)
     dimensions("x", x, "T, B, I")
     dimensions("w_ih", w_ih, "4*H, I")
@@ -267,10 +334,11 @@ def forward_inputs(x, w_ih, w_hh, b, state, unsupported, w_proj, lengths, revers
     same_dtype(("x", x), w_ih=w_ih, w_hh=w_hh, b=b, w_proj=w_proj)
     symbols = (f"B, {projected}", "B, H")
     h0, c0 = state_pair("state", state, ("h0", "c0"), symbols, ((B, P), (B, H)), ("x", x))
+    variants = _variants(spec, variants, H, x)
     lengths = lengths_array(lengths, T, B)
-    named = dict(x=x, w_ih=w_ih, w_hh=w_hh, b=b, h0=h0, c0=c0, w_proj=w_proj)
+    named = dict(x=x, w_ih=w_ih, w_hh=w_hh, b=b, h0=h0, c0=c0, w_proj=w_proj, **variants)
     y = output_array(out, (T, B, P), f"T, B, {projected}", named)
-    return Inputs(x, w_ih, w_hh, b, h0, c0, w_proj, lengths, bool(reverse), spec, y)
+    return Inputs(x, w_ih, w_hh, b, h0, c0, w_proj, lengths, bool(reverse), spec, y, **variants)
 
 
 def gradient(name, value, symbols, expected, like):

@@ -13,28 +13,31 @@ One layer, one direction. For every step t and every row whose length exceeds t:
 Hochreiter & Schmidhuber (1997); forget gate: Gers, Schmidhuber & Cummins (2000); projection:
 Sak, Senior & Beaufays (2014); back-propagation through time: Werbos (1990).
 
+A `Spec` changes single lines of it (`_cell_forward` has them in their place)::
+
+    gate, candidate, output      other functions for sigmoid, the tanh of g, the tanh of c[t]
+    layer_norm                   a = ln_x LN(W_ih x[t]) + ln_h LN(W_hh h[t-1]) + b, and
+                                 m[t] = o * tanh(ln_c LN(c[t]))     Ba, Kiros & Hinton (2016)
+    full_gate_recurrence         (a_i, a_f, a_o) += W_fgr (i, f, o)[t-1]   Greff et al. (2017)
+    peepholes                    a_i += p_i c[t-1];  a_f += p_f c[t-1];  a_o += p_o c[t]
+    clip, cell_clip              a, c[t] within these limits
+    input_gate=False ...         i = 1 ...
+    coupled                      f = 1 - i
+
 Short, slow and obviously right. The engine has the same functions, names and results.
 """
 
 import numpy as np
 
 from . import checks
+from .activations import activation, sigmoid
 from .spec import Spec
 from .tape import Tape
 
 __all__ = ["lstm_backward", "lstm_forward", "sigmoid"]
 
-
-def sigmoid(a):
-    """The logistic function 1 / (1 + exp(-a)), without overflow.
-
-    Examples
-    --------
-    >>> sigmoid(np.array([-1000.0, 0.0, 1000.0]))
-    array([0. , 0.5, 1. ])
-    """
-    e = np.exp(-np.abs(a))
-    return np.where(a < 0, e, 1) / (1 + e)
+EPS = 1e-5  # of the layer norm
+_IFO = [0, 1, 3]  # the gates of i f g o that are gates
 
 
 def lstm_forward(
@@ -70,10 +73,14 @@ def lstm_forward(
         Bias; PyTorch's bias_ih + bias_hh. None: zeros.
     state : pair (h0, c0), optional
         The initial state, (B, H|P) and (B, H). None: zeros.
-    w_peephole, w_fgr, ln_x, ln_h, ln_c : array_like, optional
-        Weights of variants that ``spec`` asks for.
+    w_peephole : array_like (3, H)
+        With ``spec.peepholes``: the rows of i, f, o; those of gates without one are ignored.
     w_proj : array_like (P, H), optional
         Projection, as PyTorch's weight_hr: h has P numbers then.
+    w_fgr : array_like (3H, 3H)
+        With ``spec.full_gate_recurrence``: from the gates i f o of t-1 to those of t.
+    ln_x, ln_h, ln_c : array_like (4H,), (4H,), (2, H)
+        With ``spec.layer_norm``: the gains for W_ih x and W_hh h; gain and bias for c.
     lengths : array_like (B,) of int, optional
         Row b has ``lengths[b]`` steps, 0 to T, in any order. Beyond them y is 0 and x is not
         looked at; a row of length 0 returns (h0, c0).
@@ -101,9 +108,8 @@ def lstm_forward(
         An array is not float32 or float64, or not all are of one dtype; lengths are no
         integers; state is no pair.
     ValueError
-        A shape does not fit, a length is outside [0, T], or out overlaps an input.
-    NotImplementedError
-        A variant that cannot be computed yet; the message names the field of ``spec``.
+        A shape does not fit, a length is outside [0, T], out overlaps an input, or the weights
+        are not those that ``spec`` asks for.
 
     Notes
     -----
@@ -128,6 +134,7 @@ def lstm_forward(
     n = np.full(B, T) if q.lengths is None else q.lengths
     h, c = np.zeros((T + 1, B, q.P), q.x.dtype), np.zeros((T + 1, B, H), q.x.dtype)
     gates, m = np.zeros((T, B, 4, H), q.x.dtype), np.zeros((T, B, H), q.x.dtype)
+    kept = [{}] * T  # what only variants need for the backward pass
     q.y[...] = 0
     first, last = (n, 0 * n) if q.reverse else (0 * n, n)  # slots of the initial, final state
     h[first, np.arange(B)], c[first, np.arange(B)] = q.h0, q.c0
@@ -135,17 +142,117 @@ def lstm_forward(
     for t in reversed(range(T)) if q.reverse else range(T):
         on = t < n  # (B,) the rows that have a step t
         before, after = (t + 1, t) if q.reverse else (t, t + 1)
-        a = q.x[t, on] @ q.w_ih.T + h[before, on] @ q.w_hh.T + (0 if q.b is None else q.b)
-        a_i, a_f, a_g, a_o = np.split(a, 4, axis=1)
-        i, f, g, o = sigmoid(a_i), sigmoid(a_f), np.tanh(a_g), sigmoid(a_o)
-        c[after, on] = f * c[before, on] + i * g
-        m[t, on] = o * np.tanh(c[after, on])
+        gates[t, on], c[after, on], m[t, on], kept[t] = _cell_forward(
+            q, q.x[t, on], h[before, on], c[before, on], _gates_before(q, gates, t)[on]
+        )
         h[after, on] = m[t, on] if q.w_proj is None else m[t, on] @ q.w_proj.T
         q.y[t, on] = h[after, on]
-        gates[t, on] = np.stack([i, f, g, o], axis=1)
 
     state = h[last, np.arange(B)], c[last, np.arange(B)]
-    return q.y, state, Tape(q, h, c, gates[:, :, None], m) if save else None
+    return q.y, state, Tape(q, h, c, gates[:, :, None], m, kept=kept) if save else None
+
+
+def _gates_before(q, gates, t):
+    """The gates of the step before t: zeros where t is the first."""
+    before = t + 1 if q.reverse else t - 1
+    return gates[before] if 0 <= before < q.T else np.zeros_like(gates[t])
+
+
+def _cell_forward(q, x, h_prev, c_prev, gates_prev):
+    """One step: the gates (n, 4, H), c and m (n, H), and what only variants need backward."""
+    s, H = q.spec, q.H
+    (gate, _), (candidate, _), (output, _) = map(activation, (s.gate, s.candidate, s.output))
+    a_x, a_h = x @ q.w_ih.T, h_prev @ q.w_hh.T
+    kept = {"a_x": a_x, "a_h": a_h} if s.layer_norm else {}
+    if s.layer_norm:
+        a_x, a_h = q.ln_x * _norm(a_x, _live(q))[0], q.ln_h * _norm(a_h, _live(q))[0]
+    a = (a_x + a_h + (0 if q.b is None else q.b)).reshape(-1, 4, H)
+    if s.full_gate_recurrence:
+        a[:, _IFO] += (gates_prev[:, _IFO].reshape(-1, 3 * H) @ q.w_fgr.T).reshape(-1, 3, H)
+    a_i, a_f, a_g, a_o = a.swapaxes(0, 1)  # views of a
+    one = np.ones_like(c_prev)
+
+    a_i += _peephole(q, "i") * c_prev if "i" in s.peepholes else 0
+    a_f += _peephole(q, "f") * c_prev if "f" in s.peepholes else 0
+    i = gate(_clip(a_i, s.clip)) if s.input_gate else one
+    f = gate(_clip(a_f, s.clip)) if s.forget_gate else one
+    f = 1 - i if s.coupled else f
+    g = candidate(_clip(a_g, s.clip))
+    c = _clip(f * c_prev + i * g, s.cell_clip)
+    a_o += _peephole(q, "o") * c if "o" in s.peepholes else 0
+    o = gate(_clip(a_o, s.clip)) if s.output_gate else one
+    m = o * output(q.ln_c[0] * _norm(c)[0] + q.ln_c[1] if s.layer_norm else c)
+    if s.clip is not None:
+        kept["clipped"] = np.abs(a) >= s.clip
+    return np.stack([i, f, g, o], axis=1), c, m, kept
+
+
+def _cell_backward(q, gates, c_prev, c, kept, dgates, dm, dc, grads):
+    """One step back: da (n, 4, H) and dc[t-1] from dL/d gates[t] by t+1, dm and dc[t]."""
+    s = q.spec
+    (_, d_gate), (_, d_candidate) = activation(s.gate), activation(s.candidate)
+    output, d_output = activation(s.output)
+    i, f, g, o = gates.swapaxes(0, 1)
+
+    c_hat, r = _norm(c) if s.layer_norm else (None, None)
+    s_c = output(q.ln_c[0] * c_hat + q.ln_c[1] if s.layer_norm else c)
+    do = dm * s_c + dgates[:, 3]  # m = o output(ln_c LN(c))
+    ds = d_output(s_c, dm * o)
+    if s.layer_norm:
+        grads["ln_c"] += np.stack([(ds * c_hat).sum(axis=0), ds.sum(axis=0)])
+        ds = _norm_backward(c_hat, r, q.ln_c[0] * ds)
+    dc = dc + ds
+    da_o = _live_only(d_gate(o, do), s.output_gate, kept, 3)
+    if "o" in s.peepholes:  # a_o += p_o c[t]
+        dc = dc + _peephole(q, "o") * da_o
+        grads["w_peephole"][2] += (da_o * c).sum(axis=0)
+    if s.cell_clip is not None:
+        dc = np.where(np.abs(c) >= s.cell_clip, 0, dc)
+    di, df, dg = dc * g + dgates[:, 0], dc * c_prev + dgates[:, 1], dc * i  # c = f c[t-1] + i g
+    dc_prev = dc * f
+    di = di - df if s.coupled else di  # f = 1 - i
+    da_i = _live_only(d_gate(i, di), s.input_gate, kept, 0)
+    da_f = _live_only(d_gate(f, df), s.forget_gate and not s.coupled, kept, 1)
+    da_g = _live_only(d_candidate(g, dg), True, kept, 2)
+    for k, name, da in (0, "i", da_i), (1, "f", da_f):
+        if name in s.peepholes:  # a_i += p_i c[t-1]; a_f += p_f c[t-1]
+            dc_prev = dc_prev + _peephole(q, name) * da
+            grads["w_peephole"][k] += (da * c_prev).sum(axis=0)
+    return np.stack([da_i, da_f, da_g, da_o], axis=1), dc_prev
+
+
+def _peephole(q, gate):
+    return q.w_peephole["ifo".index(gate)]
+
+
+def _clip(a, limit):
+    return a if limit is None else np.clip(a, -limit, limit)
+
+
+def _live_only(da, live, kept, k):
+    """The gradient ``da``, 0 where the gate is constant or its argument was clipped."""
+    if not live:
+        return np.zeros_like(da)
+    return np.where(kept["clipped"][:, k], 0, da) if "clipped" in kept else da
+
+
+def _live(q):
+    """Which of the 4H pre-activations there are: a layer norm leaves out the others."""
+    return np.repeat(q.spec.live, q.H)
+
+
+def _norm(a, live=True):
+    """LN(a) over the last axis, and 1 / its standard deviation; 0 where not live."""
+    d = (a - a.mean(axis=1, keepdims=True, where=live)) * live
+    r = 1 / np.sqrt((d**2).mean(axis=1, keepdims=True, where=live) + EPS)
+    return d * r, r
+
+
+def _norm_backward(hat, r, dhat, live=True):
+    """dL/da from dL/dLN(a)."""
+    mean = (dhat.mean(axis=1, keepdims=True, where=live),
+            (dhat * hat).mean(axis=1, keepdims=True, where=live))  # fmt: skip
+    return r * (dhat - mean[0] - hat * mean[1]) * live
 
 
 def lstm_backward(tape, dy=None, dstate=None, *, keep=False):
@@ -170,8 +277,8 @@ def lstm_backward(tape, dy=None, dstate=None, *, keep=False):
     (dh0, dc0) : pair of ndarray (B, H|P), (B, H)
         Gradient with respect to the initial state.
     grads : dict of str to ndarray
-        Gradients of the weights by their names in `lstm_forward`: w_ih, w_hh, b, w_proj,
-        those that were given.
+        Gradients of the weights by their names in `lstm_forward`, those that were given.
+        Rows that ``spec`` ignores have gradient 0.
 
     Raises
     ------
@@ -197,34 +304,45 @@ def lstm_backward(tape, dy=None, dstate=None, *, keep=False):
     q, dy, dh, dc = checks.backward_inputs(tape, dy, dstate)
     h, c, m = tape.h, tape.c, tape.h_raw
     gates = tape.consume(keep)[:, :, 0]  # (T, B, 4, H)
-    T, B, H = q.T, q.B, q.H
-    n = np.full(B, T) if q.lengths is None else q.lengths
+    n = np.full(q.B, q.T) if q.lengths is None else q.lengths
     dx = np.zeros_like(q.x, subok=False, order="C")
-    dw_ih, dw_hh = np.zeros_like(q.w_ih, order="C"), np.zeros_like(q.w_hh, order="C")
-    db = np.zeros(4 * H, q.x.dtype)
-    dw_proj = np.zeros((q.P, H), q.x.dtype)
+    dgates = np.zeros((q.B, 4, q.H), q.x.dtype)  # what reaches the gates from the step after
+    grads = {name: np.zeros(w.shape, w.dtype) for name, w in q.weights.items()}
 
-    for t in range(T) if q.reverse else reversed(range(T)):
+    for t in range(q.T) if q.reverse else reversed(range(q.T)):
         on = t < n  # a row waits with its dh_n, dc_n until its last step is reached
         before, after = (t + 1, t) if q.reverse else (t, t + 1)
-        i, f, g, o = gates[t, on].swapaxes(0, 1)
-        tanh_c = np.tanh(c[after, on])
         dh_t = dh[on] if dy is None else dh[on] + dy[t, on]  # y[t] is h[t]
-        dm = dh_t if q.w_proj is None else dh_t @ q.w_proj  # h = W_proj m
-        dw_proj += dh_t.T @ m[t, on]
-        dc_t = dc[on] + dm * o * (1 - tanh_c**2)  # m = o tanh(c)
-        do = dm * tanh_c
-        di, df, dg = dc_t * g, dc_t * c[before, on], dc_t * i  # c = f c[t-1] + i g
-        dc[on] = dc_t * f
-        da = [di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)]
-        da = np.concatenate(da, axis=1)  # i f o = sigmoid(a), g = tanh(a)
-        dx[t, on] = da @ q.w_ih  # a = W_ih x + W_hh h[t-1] + b
-        dh[on] = da @ q.w_hh
-        dw_ih += da.T @ q.x[t, on]
-        dw_hh += da.T @ h[before, on]
-        db += da.sum(axis=0)
-        gates[t, on] = da.reshape(-1, 4, H)
+        dm = dh_t
+        if q.w_proj is not None:  # h = W_proj m
+            dm = dh_t @ q.w_proj
+            grads["w_proj"] += dh_t.T @ m[t, on]
+        da, dc[on] = _cell_backward(
+            q, gates[t, on], c[before, on], c[after, on], tape.kept[t], dgates[on], dm, dc[on],
+            grads,
+        )  # fmt: skip
+        if q.w_fgr is not None:  # a_ifo += W_fgr (i, f, o)[t-1]
+            da_ifo = da[:, _IFO].reshape(-1, 3 * q.H)
+            gates_prev = _gates_before(q, gates, t)[on]
+            grads["w_fgr"] += da_ifo.T @ gates_prev[:, _IFO].reshape(-1, 3 * q.H)
+            dgates[np.ix_(on, _IFO)] = (da_ifo @ q.w_fgr).reshape(-1, 3, q.H)
+        gates[t, on] = da
+        da = da_x = da_h = da.reshape(-1, 4 * q.H)
+        if q.spec.layer_norm:
+            da_x = _product_backward(q, "ln_x", tape.kept[t]["a_x"], da, grads)
+            da_h = _product_backward(q, "ln_h", tape.kept[t]["a_h"], da, grads)
+        dx[t, on] = da_x @ q.w_ih  # a = W_ih x + W_hh h[t-1] + b
+        dh[on] = da_h @ q.w_hh
+        grads["w_ih"] += da_x.T @ q.x[t, on]
+        grads["w_hh"] += da_h.T @ h[before, on]
+        if q.b is not None:
+            grads["b"] += da.sum(axis=0)
 
-    grads = dict(w_ih=dw_ih, w_hh=dw_hh, b=db, w_proj=dw_proj)
-    given = dict(b=q.b, w_proj=q.w_proj)
-    return dx, (dh, dc), {k: v for k, v in grads.items() if given.get(k, v) is not None}
+    return dx, (dh, dc), grads
+
+
+def _product_backward(q, name, product, da, grads):
+    """dL/d product from da, where a += gain LN(product)."""
+    hat, r = _norm(product, _live(q))
+    grads[name] += (da * hat).sum(axis=0)
+    return _norm_backward(hat, r, getattr(q, name) * da, _live(q))

@@ -30,7 +30,8 @@ class Tape:
         The tape was consumed by `lstm_backward` (only ``gates``).
     """
 
-    def __init__(self, inputs, h, c, gates, h_raw=None, order=None, x=None, weights=None):
+    def __init__(self, inputs, h, c, gates, h_raw=None, order=None, x=None, weights=None,
+                 kept=None):  # fmt: skip
         self.inputs = inputs  # checks.Inputs: the arguments of the forward pass
         self._h = h  # (T+1, B, >= H|P) in the row order of the engine
         self._c = c  # (T+1, B, >= H)
@@ -39,6 +40,7 @@ class Tape:
         self.order = order  # the engine's row k is row order[k] of the caller; None: the same order
         self.x = x  # (T, B, I) in the engine's rows, contiguous, zeros beyond a row's length
         self.weights = weights  # the engine's weights of the forward pass
+        self.kept = kept  # what only variants need backward; each implementation has its own form
         self._consumed = False
 
     @property

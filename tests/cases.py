@@ -10,7 +10,8 @@ from functools import cache
 
 import numpy as np
 
-from fastlstm import reference
+from fastlstm import Spec, reference
+from fastlstm.checks import variant_weights
 
 DTYPES = {"f32": np.dtype("float32"), "f64": np.dtype("float64")}
 
@@ -30,6 +31,7 @@ class Case:
     state: bool = True
     dy: bool = True
     dstate: bool = True
+    spec: Spec = Spec()
 
     def __str__(self):
         parts = [f"{d}{getattr(self, d)}" for d in "TBIHP" if getattr(self, d) is not None]
@@ -37,6 +39,7 @@ class Case:
             parts.append("ragged" + "".join(f"-{n}" for n in self.lengths[:6]))
         parts += ["reverse"] * self.reverse
         parts += [f"no{s}" for s in ("bias", "state", "dy", "dstate") if not getattr(self, s)]
+        parts += [repr(self.spec)] * bool(self.spec.changed)
         return "_".join(parts)
 
 
@@ -135,11 +138,18 @@ class Problem:
     dstate: tuple | None
     lengths: tuple | None = field(default=None)
     reverse: bool = False
+    w_peephole: np.ndarray | None = None
+    w_fgr: np.ndarray | None = None
+    ln_x: np.ndarray | None = None
+    ln_h: np.ndarray | None = None
+    ln_c: np.ndarray | None = None
 
     def forward(self):
         """The arguments of lstm_forward by name."""
         names = ("x", "w_ih", "w_hh", "b", "state", "w_proj", "lengths", "reverse")
-        return {name: getattr(self, name) for name in names}
+        names += variant_weights(self.case.spec)
+        given = {"spec": self.case.spec} if self.case.spec.changed else {}
+        return {name: getattr(self, name) for name in names} | given
 
     def map(self, change):
         """A problem with ``change(array)`` for each of its arrays."""
@@ -175,7 +185,7 @@ def make_problem(case, dtype="float64", seed=0):
     T, B, I, H = case.T, case.B, case.I, case.H
     P = H if case.P is None else case.P
     scale = np.float32(1.5 / np.sqrt(I + P)).astype(dtype)
-    return Problem(
+    problem = Problem(
         case=case,
         dtype=dtype,
         x=normal(T, B, I),
@@ -189,6 +199,16 @@ def make_problem(case, dtype="float64", seed=0):
         lengths=case.lengths,
         reverse=case.reverse,
     )
+    weights = dict(
+        w_peephole=lambda: normal(3, H),
+        w_fgr=lambda: normal(3 * H, 3 * H) * np.float32(1 / np.sqrt(3 * H)).astype(dtype),
+        ln_x=lambda: normal(4 * H),
+        ln_h=lambda: normal(4 * H),
+        ln_c=lambda: normal(2, H),
+    )
+    for name in variant_weights(case.spec):
+        setattr(problem, name, weights[name]())
+    return problem
 
 
 def run(implementation, problem, keep=False):

@@ -15,11 +15,16 @@ import pytest
 from cases import Case, expected, make_problem, run
 from comparison import assert_identical, assert_matches
 
-from fastlstm import reference
+from fastlstm import Spec, reference
 
 CASE = Case(B=4, lengths=(2, 7, 0, 5))
 REVERSE = replace(CASE, reverse=True)
 PROJECTED = replace(CASE, P=4)
+PEEPHOLES = replace(CASE, spec=Spec(peepholes="ifo", cell_clip=0.6))
+COUPLED = replace(CASE, spec=Spec(coupled=True, clip=0.9))
+NORM = replace(CASE, spec=Spec(layer_norm=True, coupled=True))
+RECURRENT = replace(CASE, spec=Spec(full_gate_recurrence=True))
+RECURRENT_REVERSE = replace(RECURRENT, reverse=True)
 
 # name: (line of the reference, what the wrong kernel has instead, case, a tensor that is wrong)
 FAULTS = {
@@ -30,8 +35,8 @@ FAULTS = {
     "forward: gates g o swapped": ("a_i, a_f, a_g, a_o = ", "a_i, a_f, a_o, a_g = ", CASE, "y"),
     "forward: gates f o swapped": ("a_i, a_f, a_g, a_o = ", "a_i, a_o, a_g, a_f = ", CASE, "y"),
     "forward: bias dropped": ("(0 if q.b is None else q.b)", "0", CASE, "y"),
-    "forward: recurrence dropped": ("+ h[before, on] @ q.w_hh.T", "", CASE, "y"),
-    "forward: tanh(c) missing": ("o * np.tanh(c[after, on])", "o * c[after, on]", CASE, "y"),
+    "forward: recurrence dropped": ("h_prev @ q.w_hh.T", "0 * (x @ q.w_ih.T)", CASE, "y"),
+    "forward: tanh(c) missing": ("m = o * output(", "m = o * (", CASE, "y"),
     "forward: t=0 skipped": (
         "reversed(range(T)) if q.reverse else range(T):\n        on = t < n  # (B,) the",
         "range(1, T):\n        on = t < n  # (B,) the", CASE, "y",
@@ -68,13 +73,13 @@ FAULTS = {
         "q.y[t, on] = h[after, on]", "q.y[t, on] = m[t, on][:, : q.P]", PROJECTED, "y",
     ),
     "backward: t=0 skipped": (
-        "else reversed(range(T)):", "else reversed(range(1, T)):", CASE, "dx",
+        "else reversed(range(q.T)):", "else reversed(range(1, q.T)):", CASE, "dx",
     ),
     "backward: h[t] for h[t-1] in dw_hh": (
-        "da.T @ h[before, on]", "da.T @ h[after, on]", CASE, "dw_hh",
+        "da_h.T @ h[before, on]", "da_h.T @ h[after, on]", CASE, "dw_hh",
     ),
     "backward: c[t] for c[t-1] in df": (
-        "dc_t * c[before, on]", "dc_t * c[after, on]", CASE, "dw_ih",
+        "dc * c_prev +", "dc * c +", CASE, "dw_ih",
     ),
     "backward: dh_n missing": (
         "gates = tape.consume", "dh[:] = 0\n    gates = tape.consume", CASE, "dh0",
@@ -89,47 +94,96 @@ FAULTS = {
         "dh_t = dh[on] if dy", "dh[~on], dc[~on] = 0, 0\n        dh_t = dh[on] if dy", CASE, "dx",
     ),
     "backward: dy only at the last step": (
-        "else dh[on] + dy[t, on]", "else dh[on] + dy[t, on] * (t == T - 1)", CASE, "dx",
+        "else dh[on] + dy[t, on]", "else dh[on] + dy[t, on] * (t == q.T - 1)", CASE, "dx",
     ),
     "backward: dy added twice": (
         "else dh[on] + dy[t, on]", "else dh[on] + 2 * dy[t, on]", CASE, "dx",
     ),
-    "backward: dh not carried": ("dh[on] = da @ q.w_hh", "dh[on] = 0", CASE, "dx"),
-    "backward: dc not carried": ("dc[on] = dc_t * f", "dc[on] = 0", CASE, "dx"),
-    "backward: o missing in dc": ("dm * o * (1 - tanh_c**2)", "dm * (1 - tanh_c**2)", CASE, "dx"),
-    "backward: 1 - tanh(c)**2 missing": ("dm * o * (1 - tanh_c**2)", "dm * o", CASE, "dx"),
-    "backward: derivative of g": ("dg * (1 - g**2)", "dg * g * (1 - g)", CASE, "dx"),
+    "backward: dh not carried": ("dh[on] = da_h @ q.w_hh", "dh[on] = 0", CASE, "dx"),
+    "backward: dc not carried": ("dc_prev = dc * f", "dc_prev = 0 * f", CASE, "dx"),
+    "backward: o missing in dc": ("d_output(s_c, dm * o)", "d_output(s_c, dm)", CASE, "dx"),
+    "backward: 1 - tanh(c)**2 missing": ("d_output(s_c, dm * o)", "dm * o", CASE, "dx"),
+    "backward: derivative of g": ("d_candidate(g, dg)", "d_gate(g, dg)", CASE, "dx"),
     "backward: derivatives of i f swapped": (
-        "di, df, dg = dc_t * g, dc_t * c[before, on]",
-        "df, di, dg = dc_t * g, dc_t * c[before, on]", CASE, "db",
+        "di, df, dg = dc * g", "df, di, dg = dc * g", CASE, "db",
     ),
     "backward: lengths ignored": (
-        "on = t < n  # a row", "on = t < n + T  # a row", CASE, "dw_ih",
+        "on = t < n  # a row", "on = t < n + q.T  # a row", CASE, "dw_ih",
     ),
     "backward: dw of the last step only": (
-        "dw_ih += da.T", "dw_ih = da.T", CASE, "dw_ih",
+        "grads[\"w_ih\"] += da_x.T", "grads[\"w_ih\"] = da_x.T", CASE, "dw_ih",
     ),
-    "backward: db without a row": ("db += da.sum(axis=0)", "db += da[1:].sum(axis=0)", CASE, "db"),
+    "backward: db without a row": (
+        "grads[\"b\"] += da.sum(axis=0)", "grads[\"b\"] += da[1:].sum(axis=0)", CASE, "db",
+    ),
     "backward: all weights' gradients zero": (
-        "    grads = dict(w_ih=dw_ih", "    dw_ih[:] = dw_hh[:] = 0\n    grads = dict(w_ih=dw_ih",
+        "return dx, (dh, dc), grads", "return dx, (dh, dc), {n: 0 * a for n, a in grads.items()}",
         CASE, "dw_ih",
     ),
     "backward: weights' gradients start from the weights": (
-        "dw_ih, dw_hh = np.zeros_like(q.w_ih, order=\"C\")", "dw_ih, dw_hh = q.w_ih.copy()",
-        CASE, "dw_ih",
+        "{name: np.zeros(w.shape, w.dtype)", "{name: w.copy()", CASE, "dw_ih",
     ),
     "backward: projection not inverted": (
-        "dh_t @ q.w_proj", "np.pad(dh_t, ((0, 0), (0, H - q.P)))", PROJECTED, "dx",
+        "dh_t @ q.w_proj", "np.pad(dh_t, ((0, 0), (0, q.H - q.P)))", PROJECTED, "dx",
     ),
     "backward: dw_proj without the last step's output gate": (
-        "dw_proj += dh_t.T @ m[t, on]", "dw_proj += dh_t.T @ tanh_c", PROJECTED, "dw_proj",
+        "dh_t.T @ m[t, on]", "dh_t.T @ np.tanh(c[after, on])", PROJECTED, "dw_proj",
     ),
     "backward: reverse runs forward": (
-        "range(T) if q.reverse else reversed(range(T)):\n        on = t < n  # a row",
-        "reversed(range(T)):\n        on = t < n  # a row", REVERSE, "dx",
+        "range(q.T) if q.reverse else reversed(range(q.T)):\n        on = t < n  # a row",
+        "reversed(range(q.T)):\n        on = t < n  # a row", REVERSE, "dx",
     ),
     "backward: reverse takes h[t-1] from the wrong side": (
-        "da.T @ h[before, on]", "da.T @ h[t, on]", REVERSE, "dw_hh",
+        "da_h.T @ h[before, on]", "da_h.T @ h[t, on]", REVERSE, "dw_hh",
+    ),
+    "variant: o sees c[t-1]": (
+        '_peephole(q, "o") * c if', '_peephole(q, "o") * c_prev if', PEEPHOLES, "y",
+    ),
+    "variant: the peephole of f is wrong": (
+        "f = 1 - i if s.coupled", "f = gate(a_f + 0.01 * c_prev) if s.peepholes", PEEPHOLES, "y",
+    ),
+    "variant: the peephole of o gives c no gradient": (
+        'dc = dc + _peephole(q, "o") * da_o', "pass", PEEPHOLES, "dx",
+    ),
+    "variant: the peepholes of i f give c[t-1] no gradient": (
+        "dc_prev = dc_prev + _peephole(q, name) * da", "pass", PEEPHOLES, "dc0",
+    ),
+    "variant: gradient of the peepholes from c[t]": (
+        "(da * c_prev).sum(axis=0)", "(da * c).sum(axis=0)", PEEPHOLES, "dw_peephole",
+    ),
+    "variant: gradient through the clip of c": (
+        "np.abs(c) >= s.cell_clip, 0, dc", "np.abs(c) >= s.cell_clip, dc, dc", PEEPHOLES, "dx",
+    ),
+    "variant: gradient through the clip": (
+        '"clipped"][:, k], 0, da)', '"clipped"][:, k], da, da)', COUPLED, "dx",
+    ),
+    "variant: coupled without its share of i": (
+        "di - df if s.coupled", "di if s.coupled", COUPLED, "dx",
+    ),
+    "variant: coupled the other way round": (
+        "f = 1 - i if s.coupled", "i = 1 - f if s.coupled", COUPLED, "y",
+    ),
+    "variant: normalised c carried": (
+        "    m = o * output(", "    c = _norm(c)[0] if s.layer_norm else c\n    m = o * output(",
+        NORM, "c_n",
+    ),
+    "variant: ignored rows normalised": (
+        "return np.repeat(q.spec.live, q.H)", "return np.full(4 * q.H, True)", NORM, "y",
+    ),
+    "variant: layer norm's gradient without its means": (
+        "(dhat - mean[0] - hat * mean[1])", "(dhat - mean[0])", NORM, "dx",
+    ),
+    "variant: gates of t for gates of t-1": (
+        "before = t + 1 if q.reverse else t - 1", "before = t + 1", RECURRENT, "y",
+    ),
+    "variant: gates from the wrong side": (
+        "before = t + 1 if q.reverse else t - 1", "before = t - 1", RECURRENT_REVERSE, "y",
+    ),
+    "variant: no gradient to the gates before": (
+        "(da_ifo @ q.w_fgr).reshape(-1, 3, q.H)", "0", RECURRENT, "dx",
+    ),
+    "variant: weights of the gates transposed": (
+        "@ q.w_fgr.T)", "@ q.w_fgr)", RECURRENT, "y",
     ),
 }  # fmt: skip
 SOURCE = Path(reference.__file__).read_text(encoding="utf-8")

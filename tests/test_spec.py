@@ -2,13 +2,16 @@
 """Spec: which values exist, which contradict each other, and what the errors say."""
 
 import copy
+import json
 import pickle
 from dataclasses import FrozenInstanceError, asdict, fields
 
 import pytest
 
+from fastlstm.activations import ACTIVATIONS
 from fastlstm.spec import Spec
 
+NO_GATE = dict(input_gate=False, forget_gate=False, output_gate=False)
 FLAGS = (
     "coupled",
     "input_gate",
@@ -20,11 +23,12 @@ FLAGS = (
 
 
 def test_spec_default_is_the_lstm():
-    assert asdict(Spec()) == dict(
+    lstm = dict(
         peepholes="", coupled=False, input_gate=True, forget_gate=True, output_gate=True,
         candidate="tanh", output="tanh", full_gate_recurrence=False, cell_clip=None,
-        layer_norm=False,
+        layer_norm=False, gate="sigmoid", clip=None,
     )  # fmt: skip
+    assert {name: value for name, value in asdict(Spec()).items() if name in lstm} == lstm
     assert Spec().changed == {}
 
 
@@ -35,6 +39,8 @@ def test_spec_default_is_the_lstm():
         dict(input_gate=False), dict(forget_gate=False), dict(output_gate=False),
         dict(candidate="identity"), dict(output="identity"), dict(full_gate_recurrence=True),
         dict(cell_clip=3.0), dict(layer_norm=True), dict(forget_gate=False, peepholes="io"),
+        dict(clip=2.0), dict(gate=("hard_sigmoid", 0.2, 0.5)), dict(candidate="relu"),
+        dict(output=("elu", 1.5)),
     ],
     ids=str,
 )  # fmt: skip
@@ -67,9 +73,51 @@ def test_spec_is_frozen(name):
     "clone", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))]
 )
 def test_spec_is_copied(clone):
-    spec = Spec(peepholes="f", cell_clip=2.5)
+    spec = Spec(peepholes="f", cell_clip=2.5, gate=("hard_sigmoid", 0.2, 0.5))
+    assert spec.changed
     assert clone(spec) == spec
     assert Spec(**asdict(spec)) == spec
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("relu", "relu"), (("relu",), "relu"), (["relu"], "relu"),
+        (("elu", 1), ("elu", 1.0)), (["affine", 2, 0.5], ("affine", 2.0, 0.5)),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["gate", "candidate", "output"])
+def test_spec_activations_have_one_form(name, given, kept):
+    """JSON turns tuples into lists; equal activations are equal specs."""
+    spec = Spec(**{name: given})
+    assert getattr(spec, name) == kept
+    assert hash(spec) == hash(Spec(**{name: kept}))
+    assert Spec(**json.loads(json.dumps(asdict(spec)))) == spec
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        (Spec(), "Spec()"),
+        (Spec(coupled=True, peepholes="oi"), "Spec(peepholes='io', coupled=True)"),
+        (Spec(gate=["hard_sigmoid", 0.2, 0.5]), "Spec(gate=('hard_sigmoid', 0.2, 0.5))"),
+    ],
+)
+def test_spec_repr_says_what_differs(spec, text):
+    assert repr(spec) == text
+    assert eval(text) == spec
+
+
+@pytest.mark.parametrize(
+    ("spec", "live"),
+    [
+        (Spec(), "ifgo"), (Spec(coupled=True), "igo"), (Spec(input_gate=False), "fgo"),
+        (Spec(forget_gate=False), "igo"), (Spec(output_gate=False, input_gate=False), "fg"),
+    ],
+)  # fmt: skip
+def test_spec_live_gates(spec, live):
+    assert spec.live == tuple(gate in live for gate in "ifgo")
 
 
 @pytest.mark.parametrize("name", FLAGS)
@@ -80,6 +128,7 @@ def test_spec_flags_are_bools(name, value):
     assert str(caught.value) == f"{name} must be True or False, got {value!r}"
 
 
+ONE_OF = f"one of {', '.join(ACTIVATIONS)}"
 PEEPHOLES = "a subset of 'ifo', got"
 INVALID = {
     "peepholes-none": (
@@ -90,10 +139,6 @@ INVALID = {
     ),
     "peepholes-g": (dict(peepholes="ig"), ValueError, f"peepholes must be {PEEPHOLES} 'ig'"),
     "peepholes-twice": (dict(peepholes="ii"), ValueError, f"peepholes must be {PEEPHOLES} 'ii'"),
-    "candidate": (
-        dict(candidate="relu"), ValueError, "candidate must be one of tanh, identity, got 'relu'",
-    ),
-    "output": (dict(output=None), ValueError, "output must be one of tanh, identity, got None"),
     "clip-zero": (
         dict(cell_clip=0), ValueError, "cell_clip must be positive and finite, got 0",
     ),
@@ -146,3 +191,15 @@ def test_spec_refuses(name):
         Spec(**arguments)
     assert type(caught.value) is kind
     assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("name", ["candidate", "output"])
+@pytest.mark.parametrize("value", ["cube", "", None, 3], ids=repr)
+def test_spec_refuses_an_unknown_squash(name, value):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        Spec(**{name: value})
+    text = str(caught.value)
+    assert text.startswith(f"{name} ")
+    assert "tanh" in text
+    assert "identity" in text
+    assert repr(value) in text
