@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: MIT
+"""Estimators with scikit-learn's interface: the extra ``[sklearn]``.
+
+    LSTMRegressor, LSTMClassifier    a sequence in, numbers or a class out
+    LSTMForecaster                   a series in, its next values out; its backtest returns a
+                                     Backtest
+
+The first two are in _estimators.py on _network.py, and read X through _inputs.py; the forecaster
+is in _forecaster.py on _windows.py, and walks forward in _backtest.py.
+"""
+
+try:
+    import sklearn  # noqa: F401
+except ImportError:
+    raise ImportError(
+        'fastlstm.sklearn needs scikit-learn: pip install "fastlstm[sklearn]"'
+    ) from None
+
+from ._backtest import Backtest
+from ._estimators import LSTMClassifier, LSTMRegressor
+from ._forecaster import LSTMForecaster
+
+__all__ = ["Backtest", "LSTMClassifier", "LSTMForecaster", "LSTMRegressor"]
