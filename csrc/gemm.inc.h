@@ -24,7 +24,12 @@
 #    define GROUP        (TILE_VECTORS * VL) /* columns of a full panel: the gates of VL units */
 #    define FL_INLINE    static inline __attribute__((always_inline))
 #    define FL_UNROLL    _Pragma("GCC unroll 8")
+#    define FL_UNROLL_ALL _Pragma("GCC unroll 16")
+#    define LANE_INT     FL_LANE_INT_(REAL_BITS)
+#    define FL_LANE_INT_(bits) FL_LANE_INT__(bits)
+#    define FL_LANE_INT__(bits) int##bits##_t
 #    define FL_MIN(a, b) ((a) < (b) ? (a) : (b))
+#    define FL_MAX(a, b) ((a) > (b) ? (a) : (b))
 
 /* BODY(mr, nv) with constants for these numbers; a tile has at most TILE_ROWS rows. */
 #    define FL_ROWS_(BODY, mr, nv)                                                                 \
@@ -63,18 +68,25 @@ static inline ptrdiff_t FN(tile_start)(ptrdiff_t n, ptrdiff_t tiles, ptrdiff_t i
     return i * (n / tiles) + FL_MIN(i, n % tiles);
 }
 
-/* acc[m][v] += sum_k a[m * a_row + k * a_k] * panel[k][v], for constants mr and nv */
-FL_INLINE void FN(accumulate)(const int mr, const int nv, ptrdiff_t K, const REAL *restrict a,
-                              ptrdiff_t a_row, ptrdiff_t a_k, const REAL *restrict panel,
-                              V acc[][TILE_VECTORS]) {
+/* acc[m][v] += sum_k a[m * a_row + k * a_k] * p[k * p_row + v * VL...], for constants mr and nv */
+FL_INLINE void FN(accumulate_rows)(const int mr, const int nv, ptrdiff_t K, const REAL *restrict a,
+                                   ptrdiff_t a_row, ptrdiff_t a_k, const REAL *restrict panel,
+                                   ptrdiff_t p_row, V acc[][TILE_VECTORS]) {
     for (ptrdiff_t k = 0; k < K; k++) {
         V p[TILE_VECTORS];
-        FL_UNROLL for (int v = 0; v < nv; v++) p[v] = V_LOAD(panel + (k * nv + v) * VL);
+        FL_UNROLL for (int v = 0; v < nv; v++) p[v] = V_LOAD(panel + k * p_row + v * VL);
         FL_UNROLL for (int m = 0; m < mr; m++) {
             const V a_mk = V_SET1(a[m * a_row + k * a_k]);
             FL_UNROLL for (int v = 0; v < nv; v++) acc[m][v] = V_FMA(a_mk, p[v], acc[m][v]);
         }
     }
+}
+
+/* The same with a packed panel of nv vectors. */
+FL_INLINE void FN(accumulate)(const int mr, const int nv, ptrdiff_t K, const REAL *restrict a,
+                              ptrdiff_t a_row, ptrdiff_t a_k, const REAL *restrict panel,
+                              V acc[][TILE_VECTORS]) {
+    FN(accumulate_rows)(mr, nv, K, a, a_row, a_k, panel, nv * VL, acc);
 }
 
 /* A tile of C in memory: mr rows of nv vectors, the last of which has `tail` lanes. */
@@ -150,4 +162,47 @@ static void FN(product_transposed)(ptrdiff_t M, ptrdiff_t K, const REAL *a, cons
         FL_ROWS(BODY, r_end - r, TILE_VECTORS)
 #undef BODY
     }
+}
+
+/* Columns n0 <= n < n1 of C (M, N) := D W, without packing: D (M rows of gates in panel order)
+ * times w (4H,N) as the caller has it, where few rows would not repay the packing. N and the
+ * columns are whole vectors; the sum runs in the order of the packed product. */
+static void FN(product_unpacked)(ptrdiff_t H, ptrdiff_t M, ptrdiff_t N, ptrdiff_t n0, ptrdiff_t n1,
+                                 const REAL *d, ptrdiff_t d_row, const REAL *w, REAL *c,
+                                 ptrdiff_t c_row) {
+    const ptrdiff_t tiles = FN(tile_count)(M), U = (H + VL - 1) / VL;
+    for (ptrdiff_t n = n0; n < n1; n += GROUP) {
+        const ptrdiff_t vectors = FL_MIN(GROUP, n1 - n) / VL;
+        for (ptrdiff_t i = 0; i < tiles; i++) {
+            const ptrdiff_t r = FN(tile_start)(M, tiles, i), r_end = FN(tile_start)(M, tiles, i + 1);
+#define BODY(mr, nv)                                                                               \
+    V acc[TILE_ROWS][TILE_VECTORS];                                                                \
+    FN(fill_tile)(mr, nv, NULL, acc);                                                              \
+    for (ptrdiff_t u = 0; u < U; u++)                                                              \
+        for (ptrdiff_t g = 0; g < 4; g++)                                                          \
+            FN(accumulate_rows)(mr, nv, FL_MIN(VL, H - u * VL), d + r * d_row + (u * 4 + g) * VL,  \
+                                d_row, 1, w + (g * H + u * VL) * N + n, N, acc);                   \
+    FN(store_tile)(mr, nv, c + r * c_row + n, c_row, VL, acc);
+            FL_TILE(BODY, r_end - r, vectors)
+#undef BODY
+        }
+    }
+}
+
+/* Rows of panels u0 <= u < u1 in C (4H,N) := D^T P, without packing: D (K rows of gates in panel
+ * order), P (K,N); N is whole vectors. For few K, where writing C takes the time: a row at a time, as
+ * memory likes it best (tiles of six rows took four times as long). */
+static void FN(outer_product)(ptrdiff_t H, ptrdiff_t K, ptrdiff_t N, ptrdiff_t u0, ptrdiff_t u1,
+                              const REAL *d, ptrdiff_t d_row, const REAL *p, ptrdiff_t p_row,
+                              REAL *c) {
+    for (ptrdiff_t g = 0; g < 4; g++)
+        for (ptrdiff_t unit = u0 * VL; unit < FL_MIN(u1 * VL, H); unit++) {
+            const REAL *d_unit = d + unit / VL * GROUP + g * VL + unit % VL;
+            for (ptrdiff_t n = 0; n < N; n += VL) {
+                V sum = V_SET1((REAL)0);
+                for (ptrdiff_t k = 0; k < K; k++)
+                    sum = V_FMA(V_SET1(d_unit[k * d_row]), V_LOAD(p + k * p_row + n), sum);
+                V_STORE(c + (g * H + unit) * N + n, sum);
+            }
+        }
 }

@@ -34,7 +34,8 @@ typedef struct {
 
     /* SIMD step: the weights in the order in which the kernels read them (pack.inc.h) */
     const void *x_panels, *h_panels, *b_panel;   /* forward: U panels each */
-    const void *x_columns, *h_columns;           /* backward: transposed */
+    const void *x_columns, *h_columns;           /* backward: transposed; NULL: few rows, and I, H
+                                                    whole vectors: the weights are read as they are */
 
     /* forward, out */
     void *y;                 /* (T,B,P), rows contiguous: element strides y_t, y_b */

@@ -8,40 +8,88 @@
  *
  * Lanes beyond H hold zeros. K is H for the recurrent weights, I for the input weights. */
 
-enum { FN(pack_block) = 16 }; /* k in a block: rows of w are read a cache line at a time */
+/* The transposed of VL rows of VL numbers, in registers: log2(VL) rounds in which the vectors i and
+ * i + s change halves of 2s lanes. Compilers without __builtin_shuffle go through memory. */
+FL_INLINE void FN(transpose)(V rows[VL]) {
+#if defined(__GNUC__) && !defined(__clang__)
+    typedef LANE_INT VI __attribute__((vector_size(sizeof(V))));
+    FL_UNROLL_ALL for (int s = 1; s < VL; s *= 2) {
+        VI low, high; /* lane l of a, or lane l - VL of b */
+        FL_UNROLL_ALL for (int l = 0; l < VL; l++) {
+            low[l] = l & s ? VL + l - s : l;
+            high[l] = l & s ? VL + l : l + s;
+        }
+        FL_UNROLL_ALL for (int i = 0; i < VL; i++)
+            if (!(i & s)) {
+                const V a = rows[i], b = rows[i + s];
+                rows[i] = (V)__builtin_shuffle(a, b, low);
+                rows[i + s] = (V)__builtin_shuffle(a, b, high);
+            }
+    }
+#else
+    REAL lanes[VL][VL], swapped[VL][VL];
+    for (int i = 0; i < VL; i++) V_STORE(lanes[i], rows[i]);
+    for (int i = 0; i < VL; i++)
+        for (int l = 0; l < VL; l++) swapped[l][i] = lanes[i][l];
+    for (int i = 0; i < VL; i++) rows[i] = V_LOAD(swapped[i]);
+#endif
+}
+
+/* to[k * to_row + r] := from[r * from_row + k] for r < n <= VL, k < K; zeros for n <= r < VL */
+static void FN(rows_to_lanes)(ptrdiff_t n, ptrdiff_t K, const REAL *from, ptrdiff_t from_row,
+                              REAL *to, ptrdiff_t to_row) {
+    for (ptrdiff_t k = 0; k < K; k += VL) {
+        const ptrdiff_t part = FL_MIN(VL, K - k);
+        V block[VL];
+        FL_UNROLL_ALL for (int r = 0; r < VL; r++)
+            block[r] = r >= n       ? V_SET1((REAL)0)
+                       : part == VL ? V_LOAD(from + r * from_row + k)
+                                    : V_LOAD_PART(from + r * from_row + k, part);
+        FN(transpose)(block);
+        if (part == VL)
+            FL_UNROLL_ALL for (int j = 0; j < VL; j++) V_STORE(to + (k + j) * to_row, block[j]);
+        else
+            FL_UNROLL_ALL for (int j = 0; j < VL; j++)
+                if (j < part) V_STORE(to + (k + j) * to_row, block[j]);
+    }
+}
+
+/* to[r * to_row + k] := from[k * from_row + r] for r < n <= VL, k < K; the inverse */
+static void FN(lanes_to_rows)(ptrdiff_t n, ptrdiff_t K, const REAL *from, ptrdiff_t from_row,
+                              REAL *to, ptrdiff_t to_row) {
+    for (ptrdiff_t k = 0; k < K; k += VL) {
+        const ptrdiff_t part = FL_MIN(VL, K - k);
+        V block[VL];
+        FL_UNROLL_ALL for (int j = 0; j < VL; j++)
+            block[j] = V_LOAD(from + (k + FL_MIN(j, part - 1)) * from_row);
+        FN(transpose)(block);
+        FL_UNROLL_ALL for (int r = 0; r < VL; r++)
+            if (r < n) {
+                if (part == VL)
+                    V_STORE(to + r * to_row + k, block[r]);
+                else
+                    V_STORE_PART(to + r * to_row + k, part, block[r]);
+            }
+    }
+}
 
 /* dst := panels of w (4H,K): U * K * GROUP numbers */
 static void FN(pack_panels)(ptrdiff_t H, ptrdiff_t K, const void *w_, void *dst_) {
     const REAL *w = w_;
-    for (ptrdiff_t u = 0; u < (H + VL - 1) / VL; u++) {
-        REAL *panel = (REAL *)dst_ + u * K * GROUP;
-        const ptrdiff_t lanes = FL_MIN(VL, H - u * VL);
-        for (ptrdiff_t k0 = 0; k0 < K; k0 += FN(pack_block)) {
-            const ptrdiff_t k1 = FL_MIN(K, k0 + FN(pack_block));
-            for (ptrdiff_t g = 0; g < 4; g++)
-                for (ptrdiff_t l = 0; l < VL; l++) {
-                    const REAL *row = w + (g * H + u * VL + FL_MIN(l, lanes - 1)) * K;
-                    for (ptrdiff_t k = k0; k < k1; k++)
-                        panel[k * GROUP + g * VL + l] = l < lanes ? row[k] : (REAL)0;
-                }
-        }
-    }
+    for (ptrdiff_t u = 0; u < (H + VL - 1) / VL; u++)
+        for (ptrdiff_t g = 0; g < 4; g++)
+            FN(rows_to_lanes)(FL_MIN(VL, H - u * VL), K, w + (g * H + u * VL) * K, K,
+                              (REAL *)dst_ + u * K * GROUP + g * VL, GROUP);
 }
 
 /* The rows of the units of panels u0 <= u < u0 + width in dw (4H,K) := dw_t (K,width,4,VL) */
 static void FN(unpack_gradient)(ptrdiff_t H, ptrdiff_t K, ptrdiff_t width, ptrdiff_t u0,
                                 const REAL *dw_t, REAL *dw) {
     for (ptrdiff_t u = 0; u < width; u++) {
-        const ptrdiff_t unit = (u0 + u) * VL, lanes = FL_MIN(VL, H - unit);
-        for (ptrdiff_t k0 = 0; k0 < K; k0 += FN(pack_block)) {
-            const ptrdiff_t k1 = FL_MIN(K, k0 + FN(pack_block));
-            for (ptrdiff_t g = 0; g < 4; g++)
-                for (ptrdiff_t l = 0; l < lanes; l++) {
-                    REAL *row = dw + (g * H + unit + l) * K;
-                    for (ptrdiff_t k = k0; k < k1; k++)
-                        row[k] = dw_t[(k * width + u) * GROUP + g * VL + l];
-                }
-        }
+        const ptrdiff_t unit = (u0 + u) * VL;
+        for (ptrdiff_t g = 0; g < 4; g++)
+            FN(lanes_to_rows)(FL_MIN(VL, H - unit), K, dw_t + u * GROUP + g * VL, width * GROUP,
+                              dw + (g * H + unit) * K, K);
     }
 }
 

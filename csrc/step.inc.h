@@ -127,8 +127,17 @@ FL_INLINE void FN(finish_backward)(const int mr, const int nv, const fl_lstm *q,
  * then dgates of step t from it, or where t < 0 only dh. By groups v0 <= v < v1 of four panels. */
 static void FN(step_backward)(const fl_lstm *q, ptrdiff_t t_from, ptrdiff_t t, ptrdiff_t b0,
                               ptrdiff_t b1, ptrdiff_t v0, ptrdiff_t v1) {
-    const ptrdiff_t row = q->U * GROUP, K = t_from < 0 ? 0 : row, tiles = FN(tile_count)(b1 - b0);
-    const ptrdiff_t block = tiles == 1 ? K : K_BLOCK;
+    const ptrdiff_t row = q->U * GROUP, tiles = FN(tile_count)(b1 - b0);
+    if (t_from >= 0 && !q->h_columns) {
+        FN(product_unpacked)(q->H, b1 - b0, q->P, v0 * GROUP, FL_MIN(v1 * GROUP, q->P),
+                             GATES(q, t_from) + b0 * row, row, q->w_hh,
+                             (REAL *)q->dh + b0 * q->h_row, q->h_row);
+        if (t < 0) return;
+        t_from = -1;
+    }
+    /* The sum runs over the lanes that hold units: whole panels, then what is left of the last. */
+    const ptrdiff_t lanes = t_from < 0 ? 0 : q->H % VL, K = t_from < 0 ? 0 : q->H / VL * GROUP;
+    const ptrdiff_t block = tiles == 1 ? FL_MAX(K, 1) : K_BLOCK;
     const REAL *dgates = t_from < 0 ? NULL : GATES(q, t_from);
     for (ptrdiff_t j = v0; j < v1; j++) {
         const ptrdiff_t v = t % 2 ? v1 - 1 - (j - v0) : j, u = v * TILE_VECTORS;
@@ -143,11 +152,15 @@ static void FN(step_backward)(const fl_lstm *q, ptrdiff_t t_from, ptrdiff_t t, p
                 REAL *dh = (REAL *)q->dh + b * q->h_row + u * VL;
 #define BODY(mr, nv)                                                                               \
     V acc[TILE_ROWS][TILE_VECTORS];                                                                \
-    if (K > 0 && k0 == 0)                                                                          \
+    if (dgates && k0 == 0)                                                                         \
         FN(fill_tile)(mr, nv, NULL, acc);                                                          \
     else                                                                                           \
         FN(load_tile)(mr, nv, dh, q->h_row, VL, acc);                                              \
     FN(accumulate)(mr, nv, k_n, dgates + b * row + k0, row, 1, columns + k0 * nv * VL, acc);       \
+    if (k0 + k_n == K && lanes)                                                                    \
+        for (ptrdiff_t k = K; k < row; k += VL)                                                    \
+            FN(accumulate)(mr, nv, lanes, dgates + b * row + k, row, 1, columns + k * nv * VL,     \
+                           acc);                                                                   \
     if (k0 + k_n < K || t < 0)                                                                     \
         FN(store_tile)(mr, nv, dh, q->h_row, VL, acc);                                             \
     else                                                                                           \
@@ -160,16 +173,59 @@ static void FN(step_backward)(const fl_lstm *q, ptrdiff_t t_from, ptrdiff_t t, p
     }
 }
 
+/* dx where I is too small to fill a vector: for each input one sum over the gates in vectors of
+ * gates, of which x_panels holds the weights. */
+#undef FEW_INPUTS
+#define FEW_INPUTS 4
+static void FN(input_gradient_of_few)(const fl_lstm *q, ptrdiff_t r0, ptrdiff_t r1) {
+    const ptrdiff_t row = q->U * GROUP, I = q->I;
+    for (ptrdiff_t r = r0; r < r1; r++)
+        for (ptrdiff_t i = 0; i < I; i++) {
+            const REAL *dgates = (const REAL *)q->gates + r * row;
+            const REAL *weights = (const REAL *)q->x_panels + i * GROUP;
+            V sum[TILE_VECTORS];
+            REAL lanes[VL], total = 0;
+            FL_UNROLL for (int g = 0; g < 4; g++) sum[g] = V_SET1((REAL)0);
+            for (ptrdiff_t u = 0; u < q->U; u++)
+                FL_UNROLL for (int g = 0; g < 4; g++)
+                    sum[g] = V_FMA(V_LOAD(dgates + u * GROUP + g * VL),
+                                   V_LOAD(weights + u * I * GROUP + g * VL), sum[g]);
+            V_STORE(lanes, V_ADD(V_ADD(sum[0], sum[1]), V_ADD(sum[2], sum[3])));
+            for (int l = 0; l < VL; l++) total += lanes[l];
+            ((REAL *)q->dx)[r * I + i] = total;
+        }
+}
+
 /* dx[t][b] := W_ih^T dgates[t][b] for the rows r0 <= r < r1 of all (T * B) */
 static void FN(input_gradient)(const fl_lstm *q, ptrdiff_t r0, ptrdiff_t r1) {
     const ptrdiff_t row = q->U * GROUP;
     const REAL *columns = q->x_columns;
+    if (q->I <= FEW_INPUTS) {
+        FN(input_gradient_of_few)(q, r0, r1);
+        return;
+    }
+    if (!columns) {
+        FN(product_unpacked)(q->H, r1 - r0, q->I, 0, q->I, (const REAL *)q->gates + r0 * row, row,
+                             q->w_ih, (REAL *)q->dx + r0 * q->I, q->I);
+        return;
+    }
     for (ptrdiff_t k = 0; k < q->I; k += GROUP) {
         const ptrdiff_t n = FL_MIN(GROUP, q->I - k);
         FN(product)(r1 - r0, n, row, (const REAL *)q->gates + r0 * row, row, 1, columns, NULL,
                     (REAL *)q->dx + r0 * q->I + k, q->I);
         columns += row * ((n + VL - 1) / VL) * VL;
     }
+}
+
+/* db of panels u0 <= u < u1 := the sum of n rows of dgates. */
+static void FN(bias_gradient)(const fl_lstm *q, ptrdiff_t n, ptrdiff_t u0, ptrdiff_t u1) {
+    for (ptrdiff_t u = u0; q->db && u < u1; u++)
+        for (ptrdiff_t g = 0; g < 4; g++) {
+            const REAL *dgates = (const REAL *)q->gates + (u * 4 + g) * VL;
+            V sum = V_SET1((REAL)0);
+            for (ptrdiff_t k = 0; k < n; k++) sum = V_ADD(sum, V_LOAD(dgates + k * q->U * GROUP));
+            V_STORE_PART((REAL *)q->db + g * q->H + u * VL, FL_MIN(VL, q->H - u * VL), sum);
+        }
 }
 
 /* Rows of dgates that one pass of weight_gradient takes. */
@@ -185,6 +241,12 @@ static ptrdiff_t FN(gradient_scratch)(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t 
 static void FN(weight_gradient)(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1, void *scratch) {
     const ptrdiff_t N = q->T * q->B, row = q->U * GROUP, I = q->I, P = q->P, width = u1 - u0;
     const REAL *h_prev = (const REAL *)q->h + q->reverse * q->B * q->h_row;
+    if (!q->h_columns) {
+        FN(outer_product)(q->H, N, I, u0, u1, q->gates, row, q->x, I, q->dw_ih);
+        FN(outer_product)(q->H, N, P, u0, u1, q->gates, row, h_prev, q->h_row, q->dw_hh);
+        FN(bias_gradient)(q, N, u0, u1);
+        return;
+    }
     REAL *slice = scratch, *x_rows = slice + FN(gradient_block) * GROUP;
     REAL *h_rows = x_rows + FN(gradient_block) * I, *dx_t = h_rows + FN(gradient_block) * P;
     REAL *dh_t = dx_t + width * GROUP * I; /* (I,width,4,VL), (P,width,4,VL): dw transposed */

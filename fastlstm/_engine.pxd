@@ -13,6 +13,7 @@ cdef class Weights:
     cdef object x_panels, h_panels, b_panel, x_columns, h_columns
     cdef int pack(self) except -1
     cdef int pack_transposed(self) except -1
+    cdef bint whole_vectors(self)
     cdef bint matches(self, dict arrays) except -1
 
 

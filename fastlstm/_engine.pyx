@@ -248,6 +248,10 @@ cdef class Weights:
         self.x_columns, self.h_columns = x_columns, h_columns
         return 0
 
+    cdef bint whole_vectors(self):
+        """Whether I and H are multiples of the lanes."""
+        return self.arrays["w_ih"].shape[1] % self.L == 0 == self.arrays["w_hh"].shape[1] % self.L
+
     cdef bint matches(self, dict arrays) except -1:
         """Whether they were packed from these numbers, for these kernels."""
         if self.simd == NULL or self.simd != simd_for(arrays):
@@ -290,6 +294,8 @@ cdef Py_ssize_t FUSED_INPUTS = 8
 # step for units; and the rows a thread wants at least, lest its tiles be small.
 cdef double ROWS_FLOP = 4e5, UNITS_FLOP = 4e5
 cdef Py_ssize_t ROWS_A_THREAD = 6
+# Rows of a whole backward pass up to which packing the transposed weights does not pay.
+cdef Py_ssize_t UNPACKED_ROWS = 8
 cdef Py_ssize_t NEVER = (<size_t>-1) >> 1
 
 
@@ -368,6 +374,12 @@ cdef class Direction:
     def __init__(self, spec, bint frozen=False):
         self.spec, self.frozen, self.scratch = spec, frozen, Scratch()
 
+    cdef Scratch borrow(self):
+        """Scratch memory: that of the last call, or new where another call has it."""
+        cdef Scratch scratch = self.scratch
+        self.scratch = None
+        return Scratch() if scratch is None else scratch
+
     cdef Weights packed(self, dict arrays):
         """The weights, packed now or before."""
         cdef Weights weights = self.weights  # a local: another thread may replace it
@@ -398,7 +410,7 @@ cdef class Direction:
 
         dy (T, B, H|P) or None; dh_n, dc_n None: zeros.
         """
-        return run_backward(tape, dy, dh_n, dc_n, dh0, dc0, dw, keep)
+        return run_backward(self, tape, dy, dh_n, dc_n, dh0, dc0, dw, keep)
 
 
 cdef run_forward(
@@ -439,8 +451,7 @@ cdef run_forward(
             h[...], c[...] = 0, 0
             h[0, :, :q.P], c[0, :, :q.H] = 0 if h0 is None else h0, 0 if c0 is None else c0
     else:
-        scratch, self.scratch = self.scratch, None
-        scratch = Scratch() if scratch is None else scratch
+        scratch = self.borrow()
         states = (2 * B * (q.h_row + q.U * q.L) * item + 63) // 64 * 64
         gate_count = q.gate_slots * B * q.U * 4 * q.L
         start = scratch.take(states + gate_count * item)
@@ -474,7 +485,7 @@ cdef run_forward(
     return dict(h=h, c=c, gates=gates, h_raw=m, order=order, x=x)
 
 
-cdef run_backward(tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep):
+cdef run_backward(Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep):
     cdef fl_lstm q
     cdef Job job
     cdef View view
@@ -484,7 +495,8 @@ cdef run_backward(tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep):
     cdef Py_ssize_t T = x.shape[0], B = x.shape[1], size
     ragged, dtype = order is not None, x.dtype
     _, active = by_length(inputs.lengths, T, inputs.B)
-    weights.pack_transposed()
+    if T * B > UNPACKED_ROWS or (weights.simd != NULL and not weights.whole_vectors()):
+        weights.pack_transposed()
     describe(&job, &q, weights, T, B, x.shape[2])
     q.reverse, q.active = inputs.reverse, <const Py_ssize_t *>address(active)
     dh, dc = aligned((B, q.h_row), dtype, True), aligned((B, q.U * q.L), dtype, True)
@@ -510,7 +522,7 @@ cdef run_backward(tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep):
         size = (q.H + B * q.H) * x.itemsize
     else:
         size = job.simd.gradient_scratch[job.is_f64](&q, 0, (q.U + n - 1) // n) * x.itemsize
-    cdef Scratch scratch = Scratch()
+    cdef Scratch scratch = self.borrow()
     job.scratch_size = (size + 63) // 64 * 64
     job.scratch = scratch.take(n * job.scratch_size)
     if B and T:
@@ -519,6 +531,7 @@ cdef run_backward(tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep):
     else:  # without a step all gradients of the weights are 0
         for d in dw.values():
             d[...] = 0
+    self.scratch = scratch
     interrupted(&job)
 
     if not ragged:
@@ -555,7 +568,7 @@ def lstm_backward(tape, dy=None, dstate=None, *, keep=False):
     dw = {name: np.empty(w.shape, w.dtype) for name, w in tape.weights.arrays.items()
           if w is not None}
     dh0, dc0 = np.empty_like(dh_n), np.empty_like(dc_n)
-    dx = run_backward(tape, dy, dh_n, dc_n, dh0, dc0, dw, keep)
+    dx = run_backward(Direction(q.spec), tape, dy, dh_n, dc_n, dh0, dc0, dw, keep)
     return dx, (dh0, dc0), dw
 
 
