@@ -12,7 +12,11 @@
 
 #if defined(_WIN32) /* one thread: every kernel works, none is shared */
 
-void fl_team_run(int n, fl_work work, void *arg) {
+void fl_team_share(int n, fl_work work, void *arg) {
+    for (int k = 0; k < n; k++) work(arg, k, n);
+}
+
+void fl_team_together(int n, fl_work work, void *arg) {
     (void)n;
     work(arg, 0, 1);
 }
@@ -33,23 +37,30 @@ int fl_team_barrier(int n) {
 #    endif
 
 enum {
-    SPINS = 2000,         /* about 50 us: a step is shorter when both threads run */
-    CONGESTED_NS = 500000 /* a wait this long means that the other thread was not running */
+    SPINS = 2000,            /* about 40 us before a member sleeps or a waiting one yields */
+    ENLIST_NS = 200000,      /* a sleeping member is there by then, if it gets a processor */
+    CONGESTED_NS = 500000,   /* a wait this long at a barrier: the other one has none */
+    RECOVERY_NS = 50000000   /* how long nobody works together then */
 };
 
 static struct {
     pthread_mutex_t busy;  /* held while a job runs */
     pthread_mutex_t sleep; /* with `wake`: for members that have stopped spinning */
     pthread_cond_t wake;
-    int members; /* threads created, without the caller's */
+    int members;                   /* threads created, without the caller's */
     unsigned seen[FL_MAX_THREADS]; /* the job before a member's first */
     fl_work work;
     void *arg;
     int n;
-    atomic_uint job;     /* counts jobs: a member waits for it to change */
-    atomic_int running;  /* members that have not finished the job */
-    atomic_int arrived;  /* at the barrier */
-    atomic_uint passage; /* counts passages of the barrier */
+    int together;
+    atomic_uint job;       /* counts jobs: a member waits for it to change */
+    atomic_uint open;      /* the job that members may enter, 0: none */
+    atomic_int inside;     /* members that look at the job, or work on it */
+    atomic_int next;       /* share or place to be taken next */
+    atomic_int go;         /* together: how many start, 0: not yet known */
+    atomic_int arrived;    /* at the barrier */
+    atomic_uint passage;   /* counts passages of the barrier */
+    atomic_llong recovery; /* nobody works together before this time */
 } team = {
     .busy = PTHREAD_MUTEX_INITIALIZER,
     .sleep = PTHREAD_MUTEX_INITIALIZER,
@@ -60,6 +71,16 @@ static long long now_ns(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+static void mark_congested(void) { atomic_store(&team.recovery, now_ns() + RECOVERY_NS); }
+
+/* Spin, then yield. */
+static void pause_for(int *spin) {
+    if (++*spin < SPINS)
+        SPIN_PAUSE();
+    else
+        sched_yield();
 }
 
 int fl_team_barrier(int n) {
@@ -76,27 +97,44 @@ int fl_team_barrier(int n) {
     }
     const long long start = now_ns();
     while (atomic_load_explicit(&team.passage, memory_order_acquire) == passage) sched_yield();
-    return now_ns() - start > CONGESTED_NS;
+    if (now_ns() - start < CONGESTED_NS) return 0;
+    mark_congested();
+    return 1;
+}
+
+/* What a member does of an open job. */
+static void take_part(void) {
+    int share = atomic_fetch_add(&team.next, 1);
+    if (!team.together) {
+        for (; share < team.n; share = atomic_fetch_add(&team.next, 1))
+            team.work(team.arg, share, team.n);
+        return;
+    }
+    int go, spin = 0;
+    while (!(go = atomic_load(&team.go))) pause_for(&spin);
+    if (share < go) team.work(team.arg, share, go);
 }
 
 static void *member(void *number) {
-    const int thread = (int)(size_t)number;
-    unsigned seen = team.seen[thread];
+    unsigned seen = team.seen[(size_t)number];
     for (;;) {
         unsigned job = seen;
         for (int spin = 0; spin < SPINS && job == seen; spin++) {
-            job = atomic_load_explicit(&team.job, memory_order_acquire);
             SPIN_PAUSE();
+            job = atomic_load(&team.job);
         }
         if (job == seen) {
             pthread_mutex_lock(&team.sleep);
-            while ((job = atomic_load_explicit(&team.job, memory_order_acquire)) == seen)
+            while ((job = atomic_load(&team.job)) == seen)
                 pthread_cond_wait(&team.wake, &team.sleep);
             pthread_mutex_unlock(&team.sleep);
         }
         seen = job;
-        if (thread < team.n) team.work(team.arg, thread, team.n);
-        atomic_fetch_sub_explicit(&team.running, 1, memory_order_release);
+        /* First inside, then look whether it is open; the caller closes, then looks inside: so one
+         * of them sees the other, and a member that comes too late touches nothing. */
+        atomic_fetch_add(&team.inside, 1);
+        if (atomic_load(&team.open) == job) take_part();
+        atomic_fetch_sub(&team.inside, 1);
     }
     return NULL;
 }
@@ -106,12 +144,12 @@ static void forget_team(void) { /* in a forked child: its threads are gone */
     pthread_mutex_init(&team.sleep, NULL);
     pthread_cond_init(&team.wake, NULL);
     team.members = 0;
-    atomic_store(&team.job, 0);
-    atomic_store(&team.running, 0);
+    atomic_store(&team.open, 0);
+    atomic_store(&team.inside, 0);
     atomic_store(&team.arrived, 0);
 }
 
-/* Have n - 1 members; returns how many threads there are with the caller's. Nobody is working. */
+/* Have n - 1 members, or as many as can be had; returns the number of threads with the caller's. */
 static int recruit(int n) {
     static int registered = 0;
     if (!registered) registered = pthread_atfork(NULL, NULL, forget_team) == 0;
@@ -125,29 +163,78 @@ static int recruit(int n) {
     return team.members + 1 < n ? team.members + 1 : n;
 }
 
-void fl_team_run(int n, fl_work work, void *arg) {
-    if (n > FL_MAX_THREADS) n = FL_MAX_THREADS;
-    if (n <= 1 || pthread_mutex_trylock(&team.busy)) {
-        work(arg, 0, 1);
-        return;
-    }
-    n = recruit(n);
+/* Publish a job. The caller holds `busy`, and nobody is inside. */
+static void open_job(int n, fl_work work, void *arg, int together) {
     team.work = work;
     team.arg = arg;
     team.n = n;
-    atomic_store_explicit(&team.running, team.members, memory_order_relaxed);
+    team.together = together;
+    atomic_store(&team.next, 1);
+    atomic_store(&team.go, 0);
     pthread_mutex_lock(&team.sleep);
-    atomic_fetch_add_explicit(&team.job, 1, memory_order_release);
+    unsigned job = atomic_load(&team.job) + 1;
+    if (job == 0) job = 1; /* 0 means that none is open */
+    atomic_store(&team.open, job);
+    atomic_store(&team.job, job);
     pthread_cond_broadcast(&team.wake);
     pthread_mutex_unlock(&team.sleep);
-    work(arg, 0, n);
-    for (int spin = 0; atomic_load_explicit(&team.running, memory_order_acquire); spin++) {
-        if (spin < SPINS)
-            SPIN_PAUSE();
-        else
-            sched_yield();
-    }
+}
+
+static void close_job(void) {
+    int spin = 0;
+    atomic_store(&team.open, 0);
+    while (atomic_load(&team.inside)) pause_for(&spin);
     pthread_mutex_unlock(&team.busy);
+}
+
+static int team_is_mine(int *n) {
+    if (*n > FL_MAX_THREADS) *n = FL_MAX_THREADS;
+    if (*n <= 1 || pthread_mutex_trylock(&team.busy)) return 0;
+    const int had = recruit(*n);
+    if (had == 1) pthread_mutex_unlock(&team.busy);
+    return had > 1;
+}
+
+void fl_team_share(int n, fl_work work, void *arg) {
+    int threads = n;
+    if (!team_is_mine(&threads)) {
+        for (int k = 0; k < n; k++) work(arg, k, n);
+        return;
+    }
+    open_job(n, work, arg, 0);
+    work(arg, 0, n);
+    for (int k; (k = atomic_fetch_add(&team.next, 1)) < n;) work(arg, k, n);
+    close_job();
+}
+
+void fl_team_together(int n, fl_work work, void *arg) {
+    if (atomic_load_explicit(&team.recovery, memory_order_relaxed) > 0) {
+        if (now_ns() < atomic_load(&team.recovery))
+            n = 1;
+        else
+            atomic_store(&team.recovery, 0);
+    }
+    if (!team_is_mine(&n)) {
+        work(arg, 0, 1);
+        return;
+    }
+    n = team.members + 1 < n ? team.members + 1 : n;
+    open_job(n, work, arg, 1);
+    long long start = 0;
+    for (int spin = 1; atomic_load(&team.next) < n; spin++) {
+        SPIN_PAUSE();
+        if (spin % 256) continue;
+        if (!start) start = now_ns();
+        if (now_ns() - start < ENLIST_NS) continue;
+        mark_congested();
+        break;
+    }
+    atomic_store(&team.open, 0);
+    const int enlisted = atomic_load(&team.next);
+    const int go = enlisted < n ? enlisted : n;
+    atomic_store(&team.go, go);
+    work(arg, 0, go);
+    close_job();
 }
 
 #endif

@@ -81,5 +81,6 @@ cdef extern from "fastlstm.h":
     const char *const *fl_isas() noexcept nogil
 
 cdef extern from "pool.h":
-    void fl_team_run(int n, fl_work work, void *arg) noexcept nogil
+    void fl_team_share(int n, fl_work work, void *arg) noexcept nogil
+    void fl_team_together(int n, fl_work work, void *arg) noexcept nogil
     int fl_team_barrier(int n) noexcept nogil

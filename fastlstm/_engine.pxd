@@ -27,4 +27,4 @@ cdef int describe(
     Job *job, fl_lstm *q, Weights weights, Py_ssize_t T, Py_ssize_t B, Py_ssize_t I
 ) except -1
 cdef int units_team_size(const fl_lstm *q) noexcept nogil
-cdef void run_team(int n, fl_work work, void *arg) noexcept nogil
+cdef void run_together(int n, fl_work work, void *arg) noexcept nogil

@@ -29,11 +29,11 @@ from . import checks, reference
 from .spec import Spec
 from .tape import Tape
 
-from ._csrc cimport fl_best_isa, fl_isas, fl_kernels, fl_kernels_for, fl_lstm, fl_team_run, fl_work
+from ._csrc cimport fl_best_isa, fl_isas, fl_kernels, fl_kernels_for, fl_lstm, fl_team_share, fl_team_together, fl_work
 from ._gates cimport (
     fl_squash, libm_sigmoid_f32, libm_sigmoid_f64, libm_tanh_f32, libm_tanh_f64,
 )
-from ._loops cimport Job, backward_work, forward_work
+from ._loops cimport Job, backward_work, forward_work, gradient_work
 
 __all__ = [
     "Direction", "elementwise", "get_isa", "get_threads", "isas", "lstm_backward", "lstm_forward",
@@ -292,8 +292,8 @@ cdef Py_ssize_t BLAS_CHUNK = 1 << 18, SIMD_CHUNK = 1 << 16
 cdef Py_ssize_t FUSED_INPUTS = 8
 # FLOP below which the team costs more than it brings, by what it shares: of a call for rows, of a
 # step for units; and the rows a thread wants at least, lest its tiles be small.
-cdef double ROWS_FLOP = 4e5, UNITS_FLOP = 4e5
-cdef Py_ssize_t ROWS_A_THREAD = 6
+cdef double ROWS_FLOP = 4e5, UNITS_FLOP = 1.5e5
+cdef Py_ssize_t ROWS_A_THREAD = 4
 # Rows of a whole backward pass up to which packing the transposed weights does not pay.
 cdef Py_ssize_t UNPACKED_ROWS = 8
 cdef Py_ssize_t NEVER = (<size_t>-1) >> 1
@@ -343,9 +343,17 @@ cdef int team_size(Job *job) noexcept:
     return units_team_size(q)
 
 
-cdef void run_team(int n, fl_work work, void *arg) noexcept nogil:
-    """work(arg, thread, n) in n threads, of the one team that this process has."""
-    fl_team_run(n, work, arg)
+cdef void run_together(int n, fl_work work, void *arg) noexcept nogil:
+    """work(arg, k, n) in n threads that wait for each other, of the team this process has."""
+    fl_team_together(n, work, arg)
+
+
+cdef void run_loop(int n, fl_work loop, Job *job) noexcept nogil:
+    """A loop over time by up to n threads, as `team_size` said."""
+    if job.by_units:
+        fl_team_together(n, loop, job)
+    else:
+        fl_team_share(n, loop, job)
 
 
 cdef int interrupted(const Job *job) except -1:
@@ -467,7 +475,7 @@ cdef run_forward(
     cdef int n = team_size(&job)
     if B and T:
         with nogil:
-            fl_team_run(n, forward_work, &job)
+            run_loop(n, forward_work, &job)
     elif not ragged:
         h_n[...], c_n[...] = 0 if h0 is None else h0, 0 if c0 is None else c0
     if scratch is not None:
@@ -527,7 +535,9 @@ cdef run_backward(Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep)
     job.scratch = scratch.take(n * job.scratch_size)
     if B and T:
         with nogil:
-            fl_team_run(n, backward_work, &job)
+            run_loop(n, backward_work, &job)
+            if not job.interrupted:
+                fl_team_share(n, gradient_work, &job)
     else:  # without a step all gradients of the weights are 0
         for d in dw.values():
             d[...] = 0

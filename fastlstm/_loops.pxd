@@ -149,7 +149,7 @@ cdef inline void backward_loop(const real *tag, Job *job, int thread, int n) noe
     cdef fl_lstm *q = job.q
     cdef bint is_f64 = sizeof(real) == 8
     cdef Share my = share_of(job, thread, n)
-    cdef Py_ssize_t s, t, t_from = -1, rows, rows_from = 0, both, N = q.T * q.B
+    cdef Py_ssize_t s, t, t_from = -1, rows, rows_from = 0, both
     cdef Py_ssize_t patience = steps_between_signals(q)
     for s in range(q.T + 1):
         t = -1 if s == q.T else s if q.reverse else q.T - 1 - s
@@ -166,21 +166,24 @@ cdef inline void backward_loop(const real *tag, Job *job, int thread, int n) noe
         if thread == 0 and (s + 1) % patience == 0:
             look_for_ctrl_c(job, s)
         meet(job, s, &n)
-        if n <= thread:
+        if s >= job.stop_after or n <= thread:
             return
-        if s >= job.stop_after:
-            break
         my = share_of(job, thread, n)
-    if n > 1:  # weights' gradients need the rows of all threads
-        fl_team_barrier(n)
-    if job.interrupted:
-        return
-    if job.simd == NULL:
-        sum_gradients(tag, q)
-        return
-    job.simd.input_gradient[is_f64](q, N * thread // n, N * (thread + 1) // n)
-    job.simd.weight_gradient[is_f64](q, q.U * thread // n, q.U * (thread + 1) // n,
-                                     job.scratch + thread * job.scratch_size)
+
+
+cdef inline void gradient_work(void *arg, int thread, int n) noexcept nogil:
+    """One share of dx (rows) and of the weights' gradients (units), when all dgates are there."""
+    cdef Job *job = <Job *>arg
+    cdef fl_lstm *q = job.q
+    cdef Py_ssize_t N = q.T * q.B
+    if job.simd != NULL:
+        job.simd.input_gradient[job.is_f64](q, N * thread // n, N * (thread + 1) // n)
+        job.simd.weight_gradient[job.is_f64](q, q.U * thread // n, q.U * (thread + 1) // n,
+                                             job.scratch + thread * job.scratch_size)
+    elif job.is_f64:
+        sum_gradients(<double *>NULL, q)
+    else:
+        sum_gradients(<float *>NULL, q)
 
 
 cdef inline void backward_rows(

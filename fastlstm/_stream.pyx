@@ -22,7 +22,7 @@ from . import checks
 
 from ._blas_step cimport project, step_forward
 from ._csrc cimport fl_lstm, fl_team_barrier
-from ._engine cimport Scratch, Weights, describe, run_team, units_team_size
+from ._engine cimport Scratch, Weights, describe, run_together, units_team_size
 from ._loops cimport Job
 
 __all__ = ["Stream"]
@@ -302,7 +302,7 @@ cdef class Stream:
         if self.release_gil:
             self.busy = True
             with nogil:
-                run_team(n, all_layers, &step)
+                run_together(n, all_layers, &step)
             self.busy = False
         else:
             all_layers(&step, 0, 1)
