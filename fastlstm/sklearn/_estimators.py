@@ -3,12 +3,11 @@
 
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
-from sklearn.utils import column_or_1d
+from sklearn.utils import assert_all_finite, check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
 
 from ..losses import LOSSES, quantile, softmax
-from ._network import Network, check_choice, store
+from ._network import Network, check_choice, check_given, store
 
 __all__ = ["LSTMClassifier", "LSTMRegressor"]
 
@@ -209,7 +208,8 @@ class LSTMRegressor(RegressorMixin, Network):
 
     def _read_targets(self, y, dtype, sample_weight, reset):
         """y as (n, units) of the dtype, each output repeated for each quantile."""
-        y = validate_data(self, "no_validation", y, multi_output=True, y_numeric=True)
+        check_given(self, y)
+        y = check_array(y, ensure_2d=False, input_name="y", estimator=self)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         n_outputs = 1 if y.ndim == 1 else y.shape[1]
@@ -339,7 +339,9 @@ class LSTMClassifier(ClassifierMixin, Network):
 
     def _read_targets(self, y, dtype, sample_weight, reset):
         """y as indices of classes."""
-        y = validate_data(self, "no_validation", y)
+        check_given(self, y)
+        y = column_or_1d(y, warn=True)
+        assert_all_finite(y, input_name="y", estimator_name=type(self).__name__)
         check_classification_targets(y)
         known = self._known_classes
         if reset:

@@ -20,7 +20,7 @@ from ..schedules import SCHEDULES, get_schedule
 from ..spec import Spec
 from ._inputs import read_sequences
 
-__all__ = ["Network", "check_choice", "store"]
+__all__ = ["Network", "check_choice", "check_given", "store"]
 
 CELLS = ("lstm", "gru", "rnn")
 SOLVERS = ("adam", "adamw", "sgd")
@@ -197,6 +197,14 @@ def check_choice(name, value, known):
     """Raise ValueError where ``value`` is none of the strings ``known``."""
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
+
+
+def check_given(estimator, y):
+    """Raise ValueError where there are no targets."""
+    if y is None:
+        raise ValueError(
+            f"{type(estimator).__name__} requires y to be passed, but the target y is None"
+        )
 
 
 def store(estimator, arguments):
