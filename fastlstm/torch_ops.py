@@ -1,0 +1,380 @@
+# SPDX-License-Identifier: MIT
+"""The LSTM as operations of PyTorch: for autograd, and for torch.compile.
+
+Tensors become arrays and back without a copy. `lstm` is what runs normally, and `lstm_op`,
+which is ``torch.ops.fastlstm.lstm``, the same for graphs that torch.compile makes.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from . import backend, layer
+from .spec import Spec
+from .stack import stack_backward, stack_forward
+from .torch_expression import lstm_expression
+
+__all__ = ["Plan", "lstm", "lstm_op", "plan_for", "spec_text", "variant_parameters"]
+
+
+# -- what is computed --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The hyperparameters of a stack; ``arguments``: those of lstm_forward, weight by weight."""
+
+    hidden_size: int
+    proj_size: int
+    num_layers: int
+    bias: bool
+    bidirectional: bool
+    batch_first: bool
+    spec: Spec
+    arguments: tuple
+
+    @property
+    def directions(self):
+        """D."""
+        return 1 + self.bidirectional
+
+
+def spec_text(spec):
+    """A Spec as text, as an operation of PyTorch can take it: "" for the default."""
+    return json.dumps(asdict(spec)) if spec.changed else ""
+
+
+def _spec(text):
+    fields = json.loads(text or "{}")
+    return Spec(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+@lru_cache(maxsize=256)
+def plan_for(hidden_size, proj_size, num_layers, bias, bidirectional, batch_first, spec):
+    """The Plan; ``spec`` is a text."""
+    arguments = ["w_ih", "w_hh"] + ["b", "b"] * bias + ["w_proj"] * bool(proj_size)
+    spec = _spec(spec)
+    arguments += variant_parameters(spec).values()
+    return Plan(hidden_size, proj_size, num_layers, bias, bidirectional, batch_first, spec,
+                tuple(arguments))  # fmt: skip
+
+
+def variant_parameters(spec):
+    """Name -> argument of the parameters, as "weight_peephole", that torch.nn.LSTM has not."""
+    if not spec.changed:
+        return {}
+    arguments = {name: argument for argument, name in layer._ARGUMENTS.items()}
+    common = {"weight_ih", "weight_hh", "bias", "weight_hr"}
+    names = (name.removesuffix("_l0") for name in layer.LSTM(1, 2, spec=spec).parameters())
+    return {name: arguments[name] for name in names if name not in common}
+
+
+# -- tensors <-> arrays (T, B, .) ----------------------------------------------------------------
+
+
+def _array(tensor):
+    """The tensor's numbers as an array, without a copy."""
+    return (tensor.resolve_neg() if tensor.is_neg() else tensor).numpy()
+
+
+class Layout:
+    """How the caller's x and y lie: (T, B, .), (B, T, .), (T, .) or packed (N, .)."""
+
+    __slots__ = ("batch_first", "lengths", "on", "packed", "unbatched")
+
+    def __init__(self, plan, dimensions, batch_sizes):
+        self.packed = self.on = self.lengths = None
+        self.unbatched = batch_sizes is None and dimensions == 2
+        self.batch_first = batch_sizes is None and dimensions == 3 and plan.batch_first
+        if batch_sizes is not None:
+            sizes = _array(batch_sizes)
+            self.packed = len(sizes), int(sizes[0])  # T, B
+            if sizes[-1] != sizes[0]:
+                self.on = np.arange(sizes[0]) < sizes[:, None]  # (T, B), in the packed order
+                self.lengths = self.on.sum(axis=0)
+
+    def to_steps(self, a):
+        """The caller's ``a`` as (T, B, .)."""
+        if self.on is not None:
+            padded = np.zeros((*self.packed, a.shape[1]), a.dtype)
+            padded[self.on] = a
+            return padded
+        if self.packed:
+            return a.reshape(*self.packed, a.shape[1])
+        if self.unbatched:
+            return a[:, None]
+        return a.swapaxes(0, 1) if self.batch_first else a
+
+    def from_steps(self, a):
+        """``a`` (T, B, .) as the caller's."""
+        if self.on is not None:
+            return a[self.on]
+        if self.packed:
+            return a.reshape(-1, a.shape[2])
+        if self.unbatched:
+            return a[:, 0]
+        return a.swapaxes(0, 1) if self.batch_first else a
+
+    def state(self, tensor):
+        """A state (L*D, B, .) as an array."""
+        if tensor is None:
+            return None
+        return _array(tensor)[:, None] if self.unbatched else _array(tensor)
+
+    def from_state(self, a):
+        """A state (L*D, B, .) as the caller's tensor."""
+        return torch.from_numpy(a[:, 0] if self.unbatched else a)
+
+
+class Record:
+    """What a forward pass leaves for the backward pass; None for ``tapes`` once it is consumed."""
+
+    __slots__ = ("cells", "layout", "masks", "tapes")
+
+    def __init__(self, layout, cells, masks, tapes):
+        self.layout, self.cells, self.masks, self.tapes = layout, cells, masks, tapes
+
+
+_directions = WeakTensorKeyDictionary()  # weight_hh -> spec, the direction that keeps it packed
+
+
+def _cell(plan, weights):
+    """A cell as `stack_forward` takes it; the two biases are summed."""
+    spec, direction = _directions.get(weights[1], (None, None))
+    if spec is not plan.spec:
+        direction = backend.direction(plan.spec, False)
+        _directions[weights[1]] = plan.spec, direction
+    named = dict.fromkeys(layer._ARGUMENTS)
+    for name, w in zip(plan.arguments, weights, strict=True):
+        w = w.numpy()
+        named[name] = w if named[name] is None else named[name] + w
+    return direction, named
+
+
+# -- forward and backward ------------------------------------------------------------------------
+
+
+def run_forward(plan, x, h0, c0, weights, masks, batch_sizes, save):
+    """The results as new tensors, and the record. No tensor may require a gradient.
+
+    Parameters
+    ----------
+    plan : Plan
+    x : Tensor (T, B, I), (B, T, I), (T, I), or packed (N, I)
+    h0, c0 : Tensor (L*D, B, H|P), (L*D, B, H), unbatched without B; or None: zeros
+    weights : sequence of Tensor
+        ``len(plan.arguments)`` for each cell.
+    masks : sequence of Tensor (T, B, D*(H|P)), or packed
+        For all layers but the last, or empty: no dropout.
+    batch_sizes : Tensor (T,) or None
+        Of a packed x.
+    save : bool
+        Whether a backward pass follows.
+
+    Returns
+    -------
+    y, h_n, c_n : Tensor
+    record : Record or None
+    """
+    layout, n, D = Layout(plan, x.dim(), batch_sizes), len(plan.arguments), plan.directions
+    cells = [_cell(plan, weights[k : k + n]) for k in range(0, len(weights), n)]
+    cells = [cells[k : k + D] for k in range(0, len(cells), D)]
+    masks = [layout.to_steps(_array(m)) if layout.packed else _array(m) for m in masks]
+    masks += [None] * (plan.num_layers - len(masks))
+    x, out = layout.to_steps(_array(x)), None
+    if layout.batch_first:  # y shall be contiguous for the caller
+        size = D * (plan.proj_size or plan.hidden_size)
+        out = np.empty((x.shape[1], x.shape[0], size), x.dtype).swapaxes(0, 1)
+    y, h_n, c_n, tapes = stack_forward(
+        cells, x, layout.state(h0), layout.state(c0),
+        lengths=layout.lengths, masks=masks, save=save, out=out,
+    )  # fmt: skip
+    results = torch.from_numpy(layout.from_steps(y)), layout.from_state(h_n), layout.from_state(c_n)
+    return *results, Record(layout, cells, masks, tapes) if save else None
+
+
+def run_backward(plan, record, dy, dh_n, dc_n):
+    """dx, dh0, dc0 and the list of the weights' gradients; consumes the record."""
+    layout, tapes, record.tapes = record.layout, record.tapes, None
+    dx, dh0, dc0, grads = stack_backward(
+        record.cells, tapes, record.masks,
+        None if dy is None else layout.to_steps(_array(dy)),
+        layout.state(dh_n), layout.state(dc_n),
+    )  # fmt: skip
+    dweights = []
+    for cell in grads:
+        for name in plan.arguments:
+            dw = cell[name]
+            dweights.append(torch.from_numpy(dw))
+            if name == "b":  # the second bias must not share the memory of the first
+                cell[name] = dw.copy()
+    dx = torch.from_numpy(layout.from_steps(dx))
+    return dx, layout.from_state(dh0), layout.from_state(dc0), dweights
+
+
+def lstm(plan, x, h0, c0, weights, masks, batch_sizes=None):
+    """y, h_n, c_n; see `run_forward`. Differentiable in x, h0, c0 and the weights."""
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return lstm_expression(plan, x, h0, c0, weights, masks, batch_sizes)
+    if torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (*weights, x, h0, c0)
+    ):
+        return LSTMFunction.apply(plan, batch_sizes, masks, x, h0, c0, *weights)
+    return run_forward(plan, x, h0, c0, weights, masks, batch_sizes, save=False)[:3]
+
+
+class LSTMFunction(torch.autograd.Function):
+    """(plan, batch_sizes, masks, x, h0, c0, *weights) -> y, h_n, c_n: see `run_forward`."""
+
+    @staticmethod
+    def forward(ctx, plan, batch_sizes, masks, x, h0, c0, *weights):
+        """Run the engine and keep its record."""
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, h0, c0, *weights)
+        ctx.plan, ctx.batch_sizes, ctx.masks = plan, batch_sizes, masks
+        *results, ctx.record = run_forward(plan, x, h0, c0, weights, masks, batch_sizes, save=True)
+        return tuple(results)
+
+    @staticmethod
+    def backward(ctx, dy, dh_n, dc_n):
+        """Run the engine back; under ``create_graph`` differentiate the expression instead."""
+        x, h0, c0, *weights = ctx.saved_tensors  # refuses a freed graph, and changed tensors
+        plan, masks, batch_sizes = ctx.plan, ctx.masks, ctx.batch_sizes
+        wanted = ctx.needs_input_grad[3:]
+        if torch.is_grad_enabled():
+            gradients = _differentiable_gradients(
+                plan, (x, h0, c0, *weights), masks, batch_sizes, (dy, dh_n, dc_n), wanted
+            )
+            return None, None, None, *gradients
+        if ctx.record.tapes is None:  # retain_graph: the pass before has consumed it
+            *_, ctx.record = run_forward(plan, x, h0, c0, weights, masks, batch_sizes, save=True)
+        dx, dh0, dc0, dweights = run_backward(plan, ctx.record, dy, dh_n, dc_n)
+        gradients = zip((dx, dh0, dc0, *dweights), wanted, strict=True)
+        return None, None, None, *(g if want else None for g, want in gradients)
+
+
+def _differentiable_gradients(plan, inputs, masks, batch_sizes, upstream, wanted):
+    """The gradients as a differentiable function of the inputs and of ``upstream``."""
+    # Views: where one tensor is given twice, as h0 and c0, each use has a gradient of its own
+    inputs = [None if t is None else t.view_as(t) for t in inputs]
+    x, h0, c0, *weights = inputs
+    results = lstm_expression(plan, x, h0, c0, weights, masks, batch_sizes)
+    pairs = [(r, g) for r, g in zip(results, upstream, strict=True) if g is not None]
+    outputs, upstream = zip(*pairs, strict=True)
+    asked = [t for t, want in zip(inputs, wanted, strict=True) if want]
+    gradients = iter(
+        torch.autograd.grad(outputs, asked, upstream, create_graph=True, allow_unused=True)
+    )
+    return [next(gradients) if want else None for want in wanted]
+
+
+# -- for torch.compile -------------------------------------------------------------------------
+
+
+# A graph hands tensors from its forward to its backward part: ``tape`` is a byte whose memory
+# owns the record, and the record is found by its address. Where it is not found, or was
+# consumed, the forward pass runs again.
+_records = WeakValueDictionary()
+
+
+class _Owner(np.ndarray):
+    record = None
+
+
+def _tape_of(record):
+    owner = np.zeros(1, np.uint8).view(_Owner)
+    owner.record = record
+    tape = torch.from_numpy(owner)
+    _records[tape.data_ptr()] = owner
+    return tape
+
+
+def _record_of(tape):
+    owner = _records.get(tape.data_ptr())
+    return None if owner is None or owner.record.tapes is None else owner.record
+
+
+@torch.library.custom_op("fastlstm::lstm", mutates_args=())
+def lstm_op(
+    x: Tensor, h0: Tensor | None, c0: Tensor | None, weights: Sequence[Tensor],
+    masks: Sequence[Tensor], hidden_size: int, proj_size: int, num_layers: int, bias: bool,
+    bidirectional: bool, batch_first: bool, spec: str, save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """y, h_n, c_n as `run_forward` computes them, and the tape; ``spec`` is a `spec_text`."""
+    plan = plan_for(hidden_size, proj_size, num_layers, bias, bidirectional, batch_first, spec)
+    with torch.no_grad():
+        *results, record = run_forward(plan, x, h0, c0, weights, masks, None, save)
+    return *results, _tape_of(record) if save else torch.empty(0, dtype=torch.uint8)
+
+
+@lstm_op.register_fake
+def _(
+    x, h0, c0, weights, masks, hidden_size, proj_size, num_layers, bias, bidirectional,
+    batch_first, spec, save,
+):  # fmt: skip
+    cells, width = num_layers * (1 + bidirectional), proj_size or hidden_size
+    batch = () if x.dim() == 2 else (x.shape[0 if batch_first else 1],)
+    return (
+        x.new_empty(*x.shape[:-1], (1 + bidirectional) * width),
+        x.new_empty(cells, *batch, width),
+        x.new_empty(cells, *batch, hidden_size),
+        x.new_empty(int(save), dtype=torch.uint8),
+    )
+
+
+@torch.library.custom_op("fastlstm::lstm_backward", mutates_args=())
+def lstm_backward_op(
+    tape: Tensor, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None, x: Tensor,
+    h0: Tensor | None, c0: Tensor | None, weights: Sequence[Tensor], masks: Sequence[Tensor],
+    hidden_size: int, proj_size: int, num_layers: int, bias: bool, bidirectional: bool,
+    batch_first: bool, spec: str,
+) -> list[Tensor]:  # fmt: skip
+    """dx, dh0, dc0 and the weights' gradients."""
+    plan = plan_for(hidden_size, proj_size, num_layers, bias, bidirectional, batch_first, spec)
+    with torch.no_grad():
+        record = _record_of(tape)
+        if record is None:
+            *_, record = run_forward(plan, x, h0, c0, weights, masks, None, save=True)
+        *gradients, dweights = run_backward(plan, record, dy, dh_n, dc_n)
+    return [*(g.contiguous() for g in gradients), *dweights]
+
+
+@lstm_backward_op.register_fake
+def _(
+    tape, dy, dh_n, dc_n, x, h0, c0, weights, masks, hidden_size, proj_size, num_layers, bias,
+    bidirectional, batch_first, spec,
+):  # fmt: skip
+    batch = () if x.dim() == 2 else (x.shape[0 if batch_first else 1],)
+    cells = num_layers * (1 + bidirectional)
+    states = (x.new_empty(cells, *batch, n) for n in (proj_size or hidden_size, hidden_size))
+    return [x.new_empty(x.shape), *states, *(w.new_empty(w.shape) for w in weights)]
+
+
+def _setup_context(ctx, inputs, output):
+    x, h0, c0, weights, masks, *ctx.arguments, _ = inputs
+    ctx.n_weights, ctx.n_masks = len(weights), len(masks)
+    ctx.set_materialize_grads(False)
+    states = () if h0 is None else (h0, c0)
+    ctx.save_for_backward(output[3], x, *weights, *masks, *states)
+
+
+def _backward(ctx, dy, dh_n, dc_n, _):
+    tape, x, *rest = ctx.saved_tensors
+    weights, rest = rest[: ctx.n_weights], rest[ctx.n_weights :]
+    masks, states = rest[: ctx.n_masks], rest[ctx.n_masks :]
+    dx, dh0, dc0, *dweights = lstm_backward_op(
+        tape, dy, dh_n, dc_n, x, *(states or (None, None)), weights, masks, *ctx.arguments
+    )
+    states = (dh0, dc0) if states else (None, None)
+    return dx, *states, dweights, [None] * ctx.n_masks, *[None] * 8
+
+
+lstm_op.register_autograd(_backward, setup_context=_setup_context)
