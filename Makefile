@@ -55,7 +55,7 @@ demo: $(VENV)/.extra-demo build ## Forecast real stock prices; writes forecast.p
 
 .PHONY: test
 test: $(VENV)/.extra-test build ## Run the tests, the docstrings' examples and the C driver (PYTEST_ARGS="-k lengths")
-	$(LIMITED) $(PY) -m pytest --doctest-modules tests fastlstm $(PYTEST_ARGS)
+	$(LIMITED) $(PY) -m pytest --doctest-modules --doctest-ignore-import-errors tests fastlstm $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory kernels
 
 .PHONY: test-slow
