@@ -82,15 +82,11 @@ static void FN(pack_panels)(ptrdiff_t H, ptrdiff_t K, const void *w_, void *dst_
                               (REAL *)dst_ + u * K * GROUP + g * VL, GROUP);
 }
 
-/* The rows of the units of panels u0 <= u < u0 + width in dw (4H,K) := dw_t (K,width,4,VL) */
-static void FN(unpack_gradient)(ptrdiff_t H, ptrdiff_t K, ptrdiff_t width, ptrdiff_t u0,
-                                const REAL *dw_t, REAL *dw) {
-    for (ptrdiff_t u = 0; u < width; u++) {
-        const ptrdiff_t unit = (u0 + u) * VL;
-        for (ptrdiff_t g = 0; g < 4; g++)
-            FN(lanes_to_rows)(FL_MIN(VL, H - unit), K, dw_t + u * GROUP + g * VL, width * GROUP,
-                              dw + (g * H + unit) * K, K);
-    }
+/* The rows of the units of panel u in dw (4H,K) := dw_u (K,4,VL) */
+static void FN(unpack_gradient)(ptrdiff_t H, ptrdiff_t K, ptrdiff_t u, const REAL *dw_u, REAL *dw) {
+    for (ptrdiff_t g = 0; g < 4; g++)
+        FN(lanes_to_rows)(FL_MIN(VL, H - u * VL), K, dw_u + g * VL, GROUP,
+                          dw + (g * H + u * VL) * K, K);
 }
 
 /* dst := columns of w (4H,K): groups of up to four vectors of its columns, for all gates in the

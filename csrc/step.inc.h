@@ -229,17 +229,39 @@ static void FN(bias_gradient)(const fl_lstm *q, ptrdiff_t n, ptrdiff_t u0, ptrdi
 }
 
 /* Rows of dgates that one pass of weight_gradient takes. */
-enum { FN(gradient_block) = 256 };
+enum { FN(gradient_block) = 512 };
 
 /* Scratch of weight_gradient, in numbers, for u1 - u0 panels. */
 static ptrdiff_t FN(gradient_scratch)(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1) {
-    return FN(gradient_block) * (GROUP + q->I + q->P) + (u1 - u0) * GROUP * (q->I + q->P);
+    const ptrdiff_t kept = q->T * q->B <= FN(gradient_block) ? 1 : u1 - u0;
+    return FN(gradient_block) * (GROUP + q->I + q->P) + kept * GROUP * (q->I + q->P);
+}
+
+/* slice (n,4,VL) := panel u of n rows of dgates; db of the panel += their sum, from 0 if first. */
+static void FN(take_panel)(const fl_lstm *q, ptrdiff_t u, ptrdiff_t n0, ptrdiff_t n, REAL *slice) {
+    const ptrdiff_t row = q->U * GROUP, units = FL_MIN(VL, q->H - u * VL);
+    const REAL *dgates = (const REAL *)q->gates + n0 * row + u * GROUP;
+    V sum[TILE_VECTORS];
+    FL_UNROLL for (int g = 0; g < 4; g++) sum[g] = V_SET1((REAL)0);
+    for (ptrdiff_t k = 0; k < n; k++)
+        FL_UNROLL for (int g = 0; g < 4; g++) {
+            const V d = V_LOAD(dgates + k * row + g * VL);
+            sum[g] = V_ADD(sum[g], d);
+            V_STORE(slice + (k * 4 + g) * VL, d);
+        }
+    for (int g = 0; q->db && g < 4; g++) {
+        REAL *db = (REAL *)q->db + g * q->H + u * VL;
+        if (n0 > 0) sum[g] = V_ADD(V_LOAD_PART(db, units), sum[g]);
+        V_STORE_PART(db, units, sum[g]);
+    }
 }
 
 /* dw_ih, dw_hh, db of the units of panels u0 <= u < u1: dgates^T [x | h[t-1]] over all steps and
- * rows, in the order of the rows. */
+ * rows, in the order of the rows. The sums are kept transposed, (K,4,VL) a panel, and put in order
+ * after the last block, while they are in L2. */
 static void FN(weight_gradient)(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1, void *scratch) {
-    const ptrdiff_t N = q->T * q->B, row = q->U * GROUP, I = q->I, P = q->P, width = u1 - u0;
+    const ptrdiff_t N = q->T * q->B, row = q->U * GROUP, I = q->I, P = q->P;
+    const ptrdiff_t block = FN(gradient_block);
     const REAL *h_prev = (const REAL *)q->h + q->reverse * q->B * q->h_row;
     if (!q->h_columns) {
         FN(outer_product)(q->H, N, I, u0, u1, q->gates, row, q->x, I, q->dw_ih);
@@ -247,35 +269,22 @@ static void FN(weight_gradient)(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1, vo
         FN(bias_gradient)(q, N, u0, u1);
         return;
     }
-    REAL *slice = scratch, *x_rows = slice + FN(gradient_block) * GROUP;
-    REAL *h_rows = x_rows + FN(gradient_block) * I, *dx_t = h_rows + FN(gradient_block) * P;
-    REAL *dh_t = dx_t + width * GROUP * I; /* (I,width,4,VL), (P,width,4,VL): dw transposed */
-    for (ptrdiff_t n0 = 0; n0 < N; n0 += FN(gradient_block)) {
-        const ptrdiff_t n = FL_MIN(FN(gradient_block), N - n0);
+    REAL *slice = scratch, *x_rows = slice + block * GROUP, *h_rows = x_rows + block * I;
+    REAL *sums = h_rows + block * P;
+    for (ptrdiff_t n0 = 0; n0 < N; n0 += block) {
+        const ptrdiff_t n = FL_MIN(block, N - n0);
         FN(pack_rows)(I, n, (const REAL *)q->x + n0 * I, I, x_rows);
         FN(pack_rows)(P, n, h_prev + n0 * q->h_row, q->h_row, h_rows);
         for (ptrdiff_t u = u0; u < u1; u++) {
-            const REAL *dgates = (const REAL *)q->gates + n0 * row + u * GROUP;
-            V sum[TILE_VECTORS];
-            for (int g = 0; g < 4; g++) sum[g] = V_SET1((REAL)0);
-            for (ptrdiff_t k = 0; k < n; k++)
-                FL_UNROLL for (int g = 0; g < 4; g++) {
-                    const V d = V_LOAD(dgates + k * row + g * VL);
-                    sum[g] = V_ADD(sum[g], d);
-                    V_STORE(slice + (k * 4 + g) * VL, d);
-                }
-            if (q->db)
-                for (int g = 0; g < 4; g++) {
-                    const ptrdiff_t units = FL_MIN(VL, q->H - u * VL);
-                    REAL *db = (REAL *)q->db + g * q->H + u * VL;
-                    if (n0 > 0) sum[g] = V_ADD(V_LOAD_PART(db, units), sum[g]);
-                    V_STORE_PART(db, units, sum[g]);
-                }
-            const ptrdiff_t at = (u - u0) * GROUP;
-            FN(product_transposed)(I, n, x_rows, slice, n0 == 0, dx_t + at, width * GROUP);
-            FN(product_transposed)(P, n, h_rows, slice, n0 == 0, dh_t + at, width * GROUP);
+            REAL *dw_x = sums + (N <= block ? 0 : (u - u0) * GROUP * (I + P));
+            REAL *dw_h = dw_x + GROUP * I;
+            FN(take_panel)(q, u, n0, n, slice);
+            FN(product_transposed)(I, n, x_rows, slice, n0 == 0, dw_x, GROUP);
+            FN(product_transposed)(P, n, h_rows, slice, n0 == 0, dw_h, GROUP);
+            if (n0 + n == N) {
+                FN(unpack_gradient)(q->H, I, u, dw_x, q->dw_ih);
+                FN(unpack_gradient)(q->H, P, u, dw_h, q->dw_hh);
+            }
         }
     }
-    FN(unpack_gradient)(q->H, I, width, u0, dx_t, q->dw_ih);
-    FN(unpack_gradient)(q->H, P, width, u0, dh_t, q->dw_hh);
 }
