@@ -63,7 +63,7 @@ def main(argv=None):
         print("fastlstm: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return BROKEN_PIPE
     except MemoryError as fault:
         return _error(f"not enough memory: {str(fault) or 'try a smaller network or window'}")
@@ -79,7 +79,16 @@ def _error(fault):
         for c in str(fault)
     )
     print(f"fastlstm: error: {line}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # a full disk: the interpreter would try again at its end, and exit with 120
+        _drop_output()
     return 2
+
+
+def _drop_output():
+    """Let what stdout still holds go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # -- arguments ---------------------------------------------------------------------------------

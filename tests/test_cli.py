@@ -48,7 +48,8 @@ def run(capsys):
 @contextlib.contextmanager
 def spawn(*arguments, env=None, **keywords):
     """Python -m fastlstm in a process of its own, which ends with the block."""
-    env = os.environ | {"PYTHONPATH": str(Path(fastlstm.__file__).parents[1])} | (env or {})
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    env = inherited | {"PYTHONPATH": str(Path(fastlstm.__file__).parents[1])} | (env or {})
     keywords = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | keywords
     command = [sys.executable, "-m", "fastlstm", *arguments]
     with subprocess.Popen(command, env=env, **keywords) as process:
@@ -348,7 +349,10 @@ def test_cli_does_not_hide_a_bug(monkeypatch):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 def test_cli_ends_with_130_on_ctrl_c():
-    with spawn(*FORECAST, "--epochs", "1000000") as process:
+    def notice():  # shells let what they start in the background ignore Ctrl-C
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with spawn(*FORECAST, "--epochs", "1000000", preexec_fn=notice) as process:
         assert process.stdout.readline().startswith("prices.csv: close, 80 rows")
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
