@@ -22,9 +22,9 @@ FL_INLINE void FN(gates_backward)(V q[TILE_VECTORS], V c_prev, V c, V dh, V *dc)
     const V one = V_SET1((REAL)1), tanh_c = FN(v_tanh)(c);
     const V i = q[0], f = q[1], g = q[2], o = q[3];
     const V dh_o = V_MUL(dh, o);
-    const V dc_t = V_FMA(dh_o, V_FNMA(tanh_c, tanh_c, one), *dc);      /* h = o tanh(c) */
-    q[3] = V_MUL(V_MUL(dh_o, tanh_c), V_SUB(one, o));                  /* o = sigmoid(a_o) */
-    q[0] = V_MUL(V_MUL(V_MUL(dc_t, g), i), V_SUB(one, i));             /* c = f c[t-1] + i g */
+    const V dc_t = V_FMA(dh_o, V_FNMA(tanh_c, tanh_c, one), *dc); /* h = o tanh(c) */
+    q[3] = V_MUL(V_MUL(dh_o, tanh_c), V_SUB(one, o));             /* o = sigmoid(a_o) */
+    q[0] = V_MUL(V_MUL(V_MUL(dc_t, g), i), V_SUB(one, i));        /* c = f c[t-1] + i g */
     q[1] = V_MUL(V_MUL(V_MUL(dc_t, c_prev), f), V_SUB(one, f));
     q[2] = V_MUL(V_MUL(dc_t, i), V_FNMA(g, g, one));
     *dc = V_MUL(dc_t, f);

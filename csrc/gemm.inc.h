@@ -20,22 +20,24 @@
 #endif
 
 #ifndef FL_INLINE
-#    define TILE_VECTORS 4
-#    define GROUP        (TILE_VECTORS * VL) /* columns of a full panel: the gates of VL units */
-#    define FL_INLINE    static inline __attribute__((always_inline))
-#    define FL_UNROLL    _Pragma("GCC unroll 8")
+#    define TILE_VECTORS  4
+#    define GROUP         (TILE_VECTORS * VL) /* columns of a full panel: the gates of VL units */
+#    define FL_INLINE     static inline __attribute__((always_inline))
+#    define FL_UNROLL     _Pragma("GCC unroll 8")
 #    define FL_UNROLL_ALL _Pragma("GCC unroll 16")
-#    define LANE_INT     FL_LANE_INT_(REAL_BITS)
-#    define FL_LANE_INT_(bits) FL_LANE_INT__(bits)
+#    define LANE_INT      FL_LANE_INT_(REAL_BITS)
+#    define FL_LANE_INT_(bits)  FL_LANE_INT__(bits)
 #    define FL_LANE_INT__(bits) int##bits##_t
-#    define FL_MIN(a, b) ((a) < (b) ? (a) : (b))
-#    define FL_MAX(a, b) ((a) > (b) ? (a) : (b))
+#    define FL_MIN(a, b)        ((a) < (b) ? (a) : (b))
+#    define FL_MAX(a, b)        ((a) > (b) ? (a) : (b))
 
 /* BODY(mr, nv) with constants for these numbers; a tile has at most TILE_ROWS rows. */
 #    define FL_ROWS_(BODY, mr, nv)                                                                 \
-        case mr:                                                                                   \
-            if (mr <= TILE_ROWS) { BODY(mr, nv) }                                                  \
-            break;
+    case mr:                                                                                       \
+        if (mr <= TILE_ROWS) {                                                                     \
+            BODY(mr, nv)                                                                           \
+        }                                                                                          \
+        break;
 #    define FL_ROWS(BODY, rows, nv)                                                                \
         switch (rows) {                                                                            \
             FL_ROWS_(BODY, 1, nv)                                                                  \
@@ -128,14 +130,16 @@ static void FN(product)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const REAL *a, pt
     do { /* once for K = 0 */
         const ptrdiff_t k_n = FL_MIN(K_BLOCK, K - k0);
         for (ptrdiff_t i = 0; i < tiles; i++) {
-            const ptrdiff_t r = FN(tile_start)(M, tiles, i), r_end = FN(tile_start)(M, tiles, i + 1);
+            const ptrdiff_t r = FN(tile_start)(M, tiles, i),
+                            r_end = FN(tile_start)(M, tiles, i + 1);
 #define BODY(mr, nv_)                                                                              \
     V acc[TILE_ROWS][TILE_VECTORS];                                                                \
     if (k0 == 0)                                                                                   \
         FN(fill_tile)(mr, nv_, bias, acc);                                                         \
     else                                                                                           \
         FN(load_tile)(mr, nv_, c + r * c_row, c_row, tail, acc);                                   \
-    FN(accumulate)(mr, nv_, k_n, a + r * a_row + k0 * a_k, a_row, a_k, panel + k0 * nv_ * VL, acc); \
+    FN(accumulate)(mr, nv_, k_n, a + r * a_row + k0 * a_k, a_row, a_k, panel + k0 * nv_ * VL,      \
+                   acc);                                                                           \
     FN(store_tile)(mr, nv_, c + r * c_row, c_row, tail, acc);
             FL_TILE(BODY, r_end - r, nv)
 #undef BODY
@@ -174,7 +178,8 @@ static void FN(product_unpacked)(ptrdiff_t H, ptrdiff_t M, ptrdiff_t N, ptrdiff_
     for (ptrdiff_t n = n0; n < n1; n += GROUP) {
         const ptrdiff_t vectors = FL_MIN(GROUP, n1 - n) / VL;
         for (ptrdiff_t i = 0; i < tiles; i++) {
-            const ptrdiff_t r = FN(tile_start)(M, tiles, i), r_end = FN(tile_start)(M, tiles, i + 1);
+            const ptrdiff_t r = FN(tile_start)(M, tiles, i),
+                            r_end = FN(tile_start)(M, tiles, i + 1);
 #define BODY(mr, nv)                                                                               \
     V acc[TILE_ROWS][TILE_VECTORS];                                                                \
     FN(fill_tile)(mr, nv, NULL, acc);                                                              \
@@ -190,8 +195,8 @@ static void FN(product_unpacked)(ptrdiff_t H, ptrdiff_t M, ptrdiff_t N, ptrdiff_
 }
 
 /* Rows of panels u0 <= u < u1 in C (4H,N) := D^T P, without packing: D (K rows of gates in panel
- * order), P (K,N); N is whole vectors. For few K, where writing C takes the time: a row at a time, as
- * memory likes it best (tiles of six rows took four times as long). */
+ * order), P (K,N); N is whole vectors. For few K, where writing C takes the time: a row at a time,
+ * as memory likes it best (tiles of six rows took four times as long). */
 static void FN(outer_product)(ptrdiff_t H, ptrdiff_t K, ptrdiff_t N, ptrdiff_t u0, ptrdiff_t u1,
                               const REAL *d, ptrdiff_t d_row, const REAL *p, ptrdiff_t p_row,
                               REAL *c) {

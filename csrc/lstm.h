@@ -30,30 +30,30 @@ typedef struct {
     const void *b, *w_proj;  /* (4H) or NULL; (P,H) or NULL */
     const void *h0, *c0;     /* (B,P) (B,H) contiguous */
 
-    void *gemm;              /* BLAS step: the matrix product of _blas.pyx for this type */
+    void *gemm; /* BLAS step: the matrix product of _blas.pyx for this type */
 
     /* SIMD step: the weights in the order in which the kernels read them (pack.inc.h) */
-    const void *x_panels, *h_panels, *b_panel;   /* forward: U panels each */
-    const void *x_columns, *h_columns;           /* backward: transposed; NULL: few rows, and I, H
-                                                    whole vectors: the weights are read as they are */
+    const void *x_panels, *h_panels, *b_panel; /* forward: U panels each */
+    const void *x_columns, *h_columns;         /* backward: transposed; NULL: few rows, and I, H
+                                                  whole vectors: the weights are read as they are */
 
     /* forward, out */
-    void *y;                 /* (T,B,P), rows contiguous: element strides y_t, y_b */
+    void *y; /* (T,B,P), rows contiguous: element strides y_t, y_b */
     ptrdiff_t y_t, y_b;
-    void *h_n, *c_n;         /* (B,P) (B,H) contiguous */
+    void *h_n, *c_n; /* (B,P) (B,H) contiguous */
 
     /* the tape, or scratch of fewer slots when nothing is kept */
-    void *h, *c;             /* (state_slots,B,h_row) (state_slots,B,U*L) */
-    void *gates;             /* (gate_slots,B,U,4,L); backward: dgates, in place */
-    void *m;                 /* (m_slots,B,H) o * tanh(c), used with a projection */
+    void *h, *c; /* (state_slots,B,h_row) (state_slots,B,U*L) */
+    void *gates; /* (gate_slots,B,U,4,L); backward: dgates, in place */
+    void *m;     /* (m_slots,B,H) o * tanh(c), used with a projection */
     ptrdiff_t state_slots, gate_slots, m_slots, h_row;
 
     /* backward, in */
-    const void *dy;          /* (T,B,P), rows contiguous: dy_t, dy_b; or NULL */
+    const void *dy; /* (T,B,P), rows contiguous: dy_t, dy_b; or NULL */
     ptrdiff_t dy_t, dy_b;
 
     /* backward, in and out: from dh_n, dc_n to dh0, dc0 */
-    void *dh, *dc;           /* (B,h_row) (B,U*L) */
+    void *dh, *dc; /* (B,h_row) (B,U*L) */
 
     /* backward, out, assigned; dx is zero beyond a row's length */
     void *dx;                           /* (T,B,I) contiguous */

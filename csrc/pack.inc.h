@@ -19,12 +19,13 @@ FL_INLINE void FN(transpose)(V rows[VL]) {
             low[l] = l & s ? VL + l - s : l;
             high[l] = l & s ? VL + l : l + s;
         }
-        FL_UNROLL_ALL for (int i = 0; i < VL; i++)
+        FL_UNROLL_ALL for (int i = 0; i < VL; i++) {
             if (!(i & s)) {
                 const V a = rows[i], b = rows[i + s];
                 rows[i] = (V)__builtin_shuffle(a, b, low);
                 rows[i + s] = (V)__builtin_shuffle(a, b, high);
             }
+        }
     }
 #else
     REAL lanes[VL][VL], swapped[VL][VL];
@@ -41,16 +42,18 @@ static void FN(rows_to_lanes)(ptrdiff_t n, ptrdiff_t K, const REAL *from, ptrdif
     for (ptrdiff_t k = 0; k < K; k += VL) {
         const ptrdiff_t part = FL_MIN(VL, K - k);
         V block[VL];
-        FL_UNROLL_ALL for (int r = 0; r < VL; r++)
+        FL_UNROLL_ALL for (int r = 0; r < VL; r++) {
             block[r] = r >= n       ? V_SET1((REAL)0)
                        : part == VL ? V_LOAD(from + r * from_row + k)
                                     : V_LOAD_PART(from + r * from_row + k, part);
+        }
         FN(transpose)(block);
         if (part == VL)
             FL_UNROLL_ALL for (int j = 0; j < VL; j++) V_STORE(to + (k + j) * to_row, block[j]);
         else
-            FL_UNROLL_ALL for (int j = 0; j < VL; j++)
+            FL_UNROLL_ALL for (int j = 0; j < VL; j++) {
                 if (j < part) V_STORE(to + (k + j) * to_row, block[j]);
+            }
     }
 }
 
@@ -60,16 +63,18 @@ static void FN(lanes_to_rows)(ptrdiff_t n, ptrdiff_t K, const REAL *from, ptrdif
     for (ptrdiff_t k = 0; k < K; k += VL) {
         const ptrdiff_t part = FL_MIN(VL, K - k);
         V block[VL];
-        FL_UNROLL_ALL for (int j = 0; j < VL; j++)
+        FL_UNROLL_ALL for (int j = 0; j < VL; j++) {
             block[j] = V_LOAD(from + (k + FL_MIN(j, part - 1)) * from_row);
+        }
         FN(transpose)(block);
-        FL_UNROLL_ALL for (int r = 0; r < VL; r++)
+        FL_UNROLL_ALL for (int r = 0; r < VL; r++) {
             if (r < n) {
                 if (part == VL)
                     V_STORE(to + r * to_row + k, block[r]);
                 else
                     V_STORE_PART(to + r * to_row + k, part, block[r]);
             }
+        }
     }
 }
 

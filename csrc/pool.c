@@ -37,10 +37,10 @@ int fl_team_barrier(int n) {
 #    endif
 
 enum {
-    SPINS = 2000,            /* about 40 us before a member sleeps or a waiting one yields */
-    ENLIST_NS = 200000,      /* a sleeping member is there by then, if it gets a processor */
-    CONGESTED_NS = 500000,   /* a wait this long at a barrier: the other one has none */
-    RECOVERY_NS = 50000000   /* how long nobody works together then */
+    SPINS = 2000,          /* about 40 us before a member sleeps or a waiting one yields */
+    ENLIST_NS = 200000,    /* a sleeping member is there by then, if it gets a processor */
+    CONGESTED_NS = 500000, /* a wait this long at a barrier: the other one has none */
+    RECOVERY_NS = 50000000 /* how long nobody works together then */
 };
 
 static struct {

@@ -4,16 +4,17 @@
  * fl_team_share    work(arg, k, n) for all shares 0 <= k < n, in any order, by whoever is free: the
  *                  caller does share 0 and then every share that no member has begun. So nobody is
  *                  waited for who has no processor.
- * fl_team_together work(arg, k, n) for all 0 <= k < n at the same time, k = 0 in the calling thread.
- *                  They may wait for each other with fl_team_barrier. n is what could be had: members
- *                  that do not come at once are left out, so `work` must do its whole job for any n.
- *                  When a barrier has found that processors are wanting, n is 1 for a while.
+ * fl_team_together work(arg, k, n) for all 0 <= k < n at the same time, k = 0 in the calling
+ *                  thread. They may wait for each other with fl_team_barrier. n is what could be
+ *                  had: members that do not come at once are left out, so `work` must do its whole
+ *                  job for any n. When a barrier has found that processors are wanting, n is 1 for
+ *                  a while.
  *
  * Both return when all is done. The team serves one caller at a time; another one that comes
  * meanwhile (from a thread or from inside `work`) does its work alone.
  *
- * fl_team_barrier spins for a bounded time, then yields. It returns 1 where the wait was so long that
- * processors are wanting: the job had better go on with one thread.
+ * fl_team_barrier spins for a bounded time, then yields. It returns 1 where the wait was so long
+ * that processors are wanting: the job had better go on with one thread.
  *
  * A forked child starts without a team and makes its own when it needs one. */
 #ifndef FL_POOL_H

@@ -11,7 +11,7 @@
 /* Row b of slot or step t in the buffers of fl_lstm. */
 #ifndef FL_STEP_ROWS
 #    define FL_STEP_ROWS
-#    define GATES(q, t) ((REAL *)(q)->gates + (t) % (q)->gate_slots * (q)->B * (q)->U * GROUP)
+#    define GATES(q, t)  ((REAL *)(q)->gates + (t) % (q)->gate_slots * (q)->B * (q)->U * GROUP)
 #    define H_SLOT(q, s) ((REAL *)(q)->h + (s) % (q)->state_slots * (q)->B * (q)->h_row)
 #    define C_SLOT(q, s) ((REAL *)(q)->c + (s) % (q)->state_slots * (q)->B * (q)->U * VL)
 #endif
@@ -28,8 +28,8 @@ static void FN(project)(const fl_lstm *q, ptrdiff_t t0, ptrdiff_t t1, ptrdiff_t 
         for (ptrdiff_t t = t0; t < t1; t += whole ? t1 - t0 : 1) {
             const ptrdiff_t rows = whole ? (t1 - t0) * q->B : FL_MIN(b1, q->active[t]) - b0;
             if (rows > 0)
-                FN(product)(rows, GROUP, q->I, (const REAL *)q->x + (t * q->B + b0) * q->I, q->I,
-                            1, panel, bias, GATES(q, t) + b0 * row + u * GROUP, row);
+                FN(product)(rows, GROUP, q->I, (const REAL *)q->x + (t * q->B + b0) * q->I, q->I, 1,
+                            panel, bias, GATES(q, t) + b0 * row + u * GROUP, row);
         }
     }
 }
@@ -186,10 +186,12 @@ static void FN(input_gradient_of_few)(const fl_lstm *q, ptrdiff_t r0, ptrdiff_t 
             V sum[TILE_VECTORS];
             REAL lanes[VL], total = 0;
             FL_UNROLL for (int g = 0; g < 4; g++) sum[g] = V_SET1((REAL)0);
-            for (ptrdiff_t u = 0; u < q->U; u++)
-                FL_UNROLL for (int g = 0; g < 4; g++)
+            for (ptrdiff_t u = 0; u < q->U; u++) {
+                FL_UNROLL for (int g = 0; g < 4; g++) {
                     sum[g] = V_FMA(V_LOAD(dgates + u * GROUP + g * VL),
                                    V_LOAD(weights + u * I * GROUP + g * VL), sum[g]);
+                }
+            }
             V_STORE(lanes, V_ADD(V_ADD(sum[0], sum[1]), V_ADD(sum[2], sum[3])));
             for (int l = 0; l < VL; l++) total += lanes[l];
             ((REAL *)q->dx)[r * I + i] = total;
@@ -243,12 +245,13 @@ static void FN(take_panel)(const fl_lstm *q, ptrdiff_t u, ptrdiff_t n0, ptrdiff_
     const REAL *dgates = (const REAL *)q->gates + n0 * row + u * GROUP;
     V sum[TILE_VECTORS];
     FL_UNROLL for (int g = 0; g < 4; g++) sum[g] = V_SET1((REAL)0);
-    for (ptrdiff_t k = 0; k < n; k++)
+    for (ptrdiff_t k = 0; k < n; k++) {
         FL_UNROLL for (int g = 0; g < 4; g++) {
             const V d = V_LOAD(dgates + k * row + g * VL);
             sum[g] = V_ADD(sum[g], d);
             V_STORE(slice + (k * 4 + g) * VL, d);
         }
+    }
     for (int g = 0; q->db && g < 4; g++) {
         REAL *db = (REAL *)q->db + g * q->H + u * VL;
         if (n0 > 0) sum[g] = V_ADD(V_LOAD_PART(db, units), sum[g]);
