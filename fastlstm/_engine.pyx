@@ -29,7 +29,10 @@ from . import checks, reference
 from .spec import Spec
 from .tape import Tape
 
-from ._csrc cimport fl_best_isa, fl_isas, fl_kernels, fl_kernels_for, fl_lstm, fl_team_share, fl_team_together, fl_work
+from ._csrc cimport (
+    fl_best_isa, fl_isas, fl_kernels, fl_kernels_for, fl_lstm, fl_team_share, fl_team_together,
+    fl_work,
+)
 from ._gates cimport (
     fl_squash, libm_sigmoid_f32, libm_sigmoid_f64, libm_tanh_f32, libm_tanh_f64,
 )

@@ -12,8 +12,8 @@ from . import _engine, checks, reference
 from ._version import __version__
 
 __all__ = [
-    "elementwise",
     "direction",
+    "elementwise",
     "get_num_threads",
     "implementations",
     "info",
@@ -56,9 +56,7 @@ class _ReferenceDirection:
     def __init__(self, spec):
         self.spec = spec
 
-    def forward(
-        self, x, weights, h0, c0, y, h_n, c_n, lengths=None, reverse=False, save=False
-    ):
+    def forward(self, x, weights, h0, c0, y, h_n, c_n, lengths=None, reverse=False, save=False):
         _, (h_n[...], c_n[...]), tape = reference.lstm_forward(
             x, **weights, state=(h0, c0), lengths=lengths, reverse=reverse, spec=self.spec,
             save=save, out=y,
@@ -66,9 +64,7 @@ class _ReferenceDirection:
         return tape
 
     def backward(self, tape, dy, dh_n, dc_n, dh0, dc0, dw, keep=False):
-        dx, (dh0[...], dc0[...]), grads = reference.lstm_backward(
-            tape, dy, (dh_n, dc_n), keep=keep
-        )
+        dx, (dh0[...], dc0[...]), grads = reference.lstm_backward(tape, dy, (dh_n, dc_n), keep=keep)
         for name, d in grads.items():
             dw[name][...] = d
         return dx

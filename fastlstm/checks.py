@@ -310,7 +310,7 @@ def forward_inputs(x, w_ih, w_hh, b, state, variants, w_proj, lengths, reverse, 
     x, w_ih, w_hh = array("x", x), array("w_ih", w_ih), array("w_hh", w_hh)
     dimensions("x", x, "T, B, I")
     dimensions("w_ih", w_ih, "4*H, I")
-    T, B, I = x.shape  # noqa: E741
+    T, B, I = x.shape
     H, rest = divmod(w_ih.shape[0], 4)
     if rest or H == 0:
         raise ValueError(

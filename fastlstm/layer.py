@@ -416,7 +416,8 @@ class LSTM:
                 dx_d = cell.backward(
                     tape.tapes[layer][d],
                     dy if dy is None or D == 1 else dy[:, :, d * P : (d + 1) * P],
-                    dh_n[k], dc_n[k], dh0[k], dc0[k], {k: v for k, v in dw.items() if v is not None},
+                    dh_n[k], dc_n[k], dh0[k], dc0[k],
+                    {name: a for name, a in dw.items() if a is not None},
                 )  # fmt: skip
                 dx = dx_d if dx is None else np.add(dx, dx_d, out=dx)
             dy = dx
@@ -448,7 +449,9 @@ class LSTM:
                     f"got shape {x.shape}"
                 )
             if x.dtype != self.dtype:
-                raise TypeError(f"x is {x.dtype} but the layer is {self.dtype}; convert one of them")
+                raise TypeError(
+                    f"x is {x.dtype} but the layer is {self.dtype}; convert one of them"
+                )
         if x.ndim == 2:
             if lengths is not None:
                 raise ValueError("lengths needs a batch: x must have 3 dimensions, got 2")
