@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -164,7 +165,7 @@ import numpy as np
 from fastlstm.tensorfile import save_tensors
 tensors = [{f"t{k}": np.full(50_000, value) for k in range(10)} for value in (0.0, 1.0)]
 save_tensors(sys.argv[1], tensors[0])
-while True:  # one child after the other, each until it is killed
+for _ in iter(sys.stdin.readline, ""):  # for each line a child, which saves until it is killed
     child = os.fork()
     if child == 0:
         print(os.getpid(), flush=True)
@@ -172,6 +173,7 @@ while True:  # one child after the other, each until it is killed
             for t in tensors:
                 save_tensors(sys.argv[1], t)
     os.waitpid(child, 0)
+    print("gone", flush=True)
 """
 
 
@@ -181,6 +183,7 @@ def test_killed_while_saving(tmp_path):
     rng = np.random.default_rng(0)
     parent = subprocess.Popen(
         [sys.executable, "-c", SAVE_FOR_EVER, path],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -188,11 +191,11 @@ def test_killed_while_saving(tmp_path):
     inside = 0
     try:
         for _ in range(20):
+            print(file=parent.stdin, flush=True)
             child = int(parent.stdout.readline())
-            try:
-                parent.wait(rng.uniform(0.001, 0.03))
-            except subprocess.TimeoutExpired:
-                os.kill(child, signal.SIGKILL)
+            time.sleep(rng.uniform(0.001, 0.03))
+            os.kill(child, signal.SIGKILL)
+            assert parent.stdout.readline() == "gone\n"
             tensors, _ = load_tensors(path)
             assert len(tensors) == 10
             values = {float(v) for t in tensors.values() for v in np.unique(t)}
@@ -203,5 +206,6 @@ def test_killed_while_saving(tmp_path):
     finally:
         os.killpg(parent.pid, signal.SIGKILL)  # it and its last child
         parent.wait()
+        parent.stdin.close()
         parent.stdout.close()
     assert inside > 0  # some kills did hit the middle of a save
