@@ -80,7 +80,7 @@ def check_command(words):
         assert re.search(rf"^{arguments[0]}:", MAKEFILE, re.M), f"make has no {arguments[0]}"
     elif program == "pip":
         assert arguments[0] == "install"
-        extras = re.findall(r"\[(.*)\]", arguments[1])
+        extras = re.findall(r"\[(.*)\]", arguments[-1])
         wanted = extras[0].split(",") if extras else []
         assert set(wanted) <= set(PROJECT["optional-dependencies"])
     elif program == "fastlstm":
