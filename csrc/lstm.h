@@ -17,6 +17,8 @@
 
 #include <stddef.h>
 
+enum { FL_PEEPHOLE_I = 1, FL_PEEPHOLE_F = 2, FL_PEEPHOLE_O = 4 };
+
 typedef struct {
     ptrdiff_t T, B, I, H, P;
     ptrdiff_t U, L;
@@ -29,6 +31,12 @@ typedef struct {
     const void *w_ih, *w_hh; /* (4H,I) (4H,P) contiguous */
     const void *b, *w_proj;  /* (4H) or NULL; (P,H) or NULL */
     const void *h0, *c0;     /* (B,P) (B,H) contiguous */
+
+    /* the variants that both steps serve; 0 and NULL: the default cell */
+    int peepholes;          /* FL_PEEPHOLE_I | ...: the gates that see the cell */
+    int coupled;            /* f = 1 - i; the rows of f are ignored */
+    double cell_clip;       /* c is clipped to [-cell_clip, cell_clip]; 0: not */
+    const void *w_peephole; /* (3,H) rows i f o contiguous, or NULL */
 
     void *gemm; /* BLAS step: the matrix product of _blas.pyx for this type */
 
@@ -58,6 +66,7 @@ typedef struct {
     /* backward, out, assigned; dx is zero beyond a row's length */
     void *dx;                           /* (T,B,I) contiguous */
     void *dw_ih, *dw_hh, *db, *dw_proj; /* as the weights; db, dw_proj NULL without b, w_proj */
+    void *dw_peephole;                  /* (3,H), zeros for gates without one; or NULL */
     void *dh_all;                       /* (T,B,P) scratch with a projection: dL/dh[t] */
 } fl_lstm;
 

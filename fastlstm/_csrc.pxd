@@ -4,6 +4,8 @@
 from ._gates cimport fl_squash
 
 cdef extern from "lstm.h":
+    enum: FL_PEEPHOLE_I, FL_PEEPHOLE_F, FL_PEEPHOLE_O
+
     ctypedef struct fl_lstm:
         Py_ssize_t T, B, I, H, P, U, L
         bint reverse, save
@@ -15,6 +17,9 @@ cdef extern from "lstm.h":
         const void *w_proj
         const void *h0
         const void *c0
+        int peepholes, coupled
+        double cell_clip
+        const void *w_peephole
         void *gemm
         const void *x_panels
         const void *h_panels
@@ -39,6 +44,7 @@ cdef extern from "lstm.h":
         void *dw_hh
         void *db
         void *dw_proj
+        void *dw_peephole
         void *dh_all
 
 ctypedef void (*fl_pack)(
