@@ -8,19 +8,34 @@ from .backend import get_num_threads, info, select, set_num_threads
 from .fit import DivergenceError, EarlyStopping, History, evaluate, fit
 from .io import load, save
 from .layer import LSTM
-from .modules import Dense, Dropout, LastState, Sequential
+from .modules import (
+    Activation,
+    Dense,
+    Dropout,
+    Embedding,
+    Flatten,
+    LastState,
+    MergeDirections,
+    Reverse,
+    Sequential,
+)
 from .spec import Spec
 
 lstm_forward, lstm_backward = select().lstm_forward, select().lstm_backward
 
 __all__ = [
     "LSTM",
+    "Activation",
     "Dense",
     "DivergenceError",
     "Dropout",
     "EarlyStopping",
+    "Embedding",
+    "Flatten",
     "History",
     "LastState",
+    "MergeDirections",
+    "Reverse",
     "Sequential",
     "Spec",
     "Stream",

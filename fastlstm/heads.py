@@ -261,13 +261,16 @@ class Dropout(Module):
     Parameters
     ----------
     p : float, in [0, 1]
+    shared_axis : int, optional
+        Along this axis of x all elements share their fate: with the axis of time, the same
+        features are dropped in all steps of a sequence (Gal & Ghahramani 2016).
     seed : int, optional
         Of the module's own generator, for `forward` without ``rng``.
 
     Raises
     ------
     ValueError
-        `p` is out of range.
+        `p` is out of range, or x has no such axis.
 
     Examples
     --------
@@ -280,15 +283,19 @@ class Dropout(Module):
     array([2., 2., 2., 0., 0., 0., 0., 0.])
     """
 
-    def __init__(self, p=0.5, *, seed=None):
+    def __init__(self, p=0.5, *, shared_axis=None, seed=None):
         self.p = checks.probability("p", p)
+        self.shared_axis = shared_axis
+        if shared_axis is not None:
+            self.shared_axis = checks.integer("shared_axis", shared_axis, 0)
         self._rng = np.random.default_rng(seed)
         super().__init__({}, None)
 
     @property
     def config(self):
-        """``p``, with ``"type"``."""
-        return {"type": "Dropout", "p": self.p}
+        """``p`` and, where there is one, ``shared_axis``, with ``"type"``."""
+        shared = {} if self.shared_axis is None else {"shared_axis": self.shared_axis}
+        return {"type": "Dropout", "p": self.p, **shared}
 
     def __call__(self, x):
         """Return x itself."""
@@ -307,8 +314,13 @@ class Dropout(Module):
         if self.p == 0:
             return x, None
         rng = self._rng if rng is None else rng
+        shape = list(x.shape)
+        if self.shared_axis is not None:
+            if self.shared_axis >= x.ndim:
+                raise ValueError(f"x must have an axis {self.shared_axis}, got shape {x.shape}")
+            shape[self.shared_axis] = 1
         # float32 whatever x is: the same mask for both dtypes, at half the cost
-        mask = (rng.random(x.shape, dtype=np.float32) >= self.p).astype(x.dtype)
+        mask = (rng.random(shape, dtype=np.float32) >= self.p).astype(x.dtype)
         mask *= 1 / (1 - self.p) if self.p < 1 else 0
         return x * mask, mask
 

@@ -118,6 +118,8 @@ def _least_size(config):
         total = D * H * (I + P) + (L - 1) * D * H * (D * P + P)
     elif {"in_features", "out_features"} <= set(sizes):
         total = sizes["in_features"] * sizes["out_features"]
+    elif {"num_embeddings", "embedding_dim"} <= set(sizes):
+        total = sizes["num_embeddings"] * sizes["embedding_dim"]
     for members in config.values():
         if isinstance(members, list):
             total += sum(_least_size(member) for member in members if isinstance(member, dict))

@@ -19,16 +19,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .between import Activation, Embedding, Flatten, MergeDirections, Reverse
 from .heads import Dense, Dropout, LastState, Module
 from .layer import LSTM
 from .parameters import Parameters
 
 __all__ = [
     "MODULES",
+    "Activation",
     "Dense",
     "Dropout",
+    "Embedding",
+    "Flatten",
     "LastState",
+    "MergeDirections",
     "Module",
+    "Reverse",
     "Sequential",
     "SequentialTape",
     "module_from_config",
@@ -280,6 +286,7 @@ class Sequential(Module):
         Returns
         -------
         dx : ndarray, shape and dtype of x
+            None where the first member is an Embedding: integers have no gradient.
         grads : Parameters, with the names of `parameters`
 
         Raises
@@ -318,6 +325,8 @@ class Sequential(Module):
         n = sum(map(is_recurrent, self.modules))
         if lengths is not None and n == 0:
             raise ValueError("lengths need a recurrent member, and there is none")
+        if lengths is not None and any(isinstance(m, Reverse) for m in self.modules):
+            raise ValueError("lengths cannot go with a Reverse, which knows none")
         if state is None:
             return iter([None] * n)
         states = state if isinstance(state, list) else [state]
@@ -326,7 +335,9 @@ class Sequential(Module):
         return iter(states)
 
 
-MODULES = {m.__name__: m for m in (LSTM, Dense, Dropout, LastState, Sequential)}
+_HEADS = (Dense, Dropout, LastState, Sequential)
+_BETWEEN = (Activation, Embedding, Flatten, MergeDirections, Reverse)
+MODULES = {m.__name__: m for m in (LSTM, *_HEADS, *_BETWEEN)}
 
 
 def module_from_config(config):
@@ -385,16 +396,20 @@ def _check_members(modules):
             raise ValueError(f"{name} must stand directly behind a recurrent layer")
         if isinstance(m, Sequential) and m.batch_first is not None:
             raise TypeError(f"{name} holds a recurrent layer: put its members in the list instead")
-        if is_recurrent(m):
+        if isinstance(m, Embedding) and k > 0:
+            raise ValueError(f"{name} takes integers: it must be the first member")
+        if is_recurrent(m) or isinstance(m, Reverse):
             if batch_first not in (None, m.batch_first):
                 raise ValueError(f"{name} has batch_first={m.batch_first}, unlike the one before")
-            if any(isinstance(other, LastState) for other in modules[:k]):
-                raise ValueError(f"{name} needs a sequence, but a LastState stands before it")
+            ends = (o for o in modules[:k] if isinstance(o, (LastState, Flatten)))
+            if end := next(ends, None):
+                end = type(end).__name__
+                raise ValueError(f"{name} needs a sequence, but a {end} stands before it")
             batch_first = m.batch_first
         takes, gives = _sizes(m)
         if None not in (takes, size) and takes != size:
             raise ValueError(f"{name} takes {takes} features, but {giver} gives {size}")
-        if gives is not None:
+        if gives is not None or getattr(m, "changes_size", False):
             size, giver = gives, name
 
 

@@ -7,7 +7,7 @@ from math import isfinite
 
 from .activations import ACTIVATIONS
 
-__all__ = ["Spec"]
+__all__ = ["Spec", "check_activation"]
 
 _FLAGS = (
     "coupled",
@@ -97,7 +97,7 @@ class Spec:
             raise ValueError(f"peepholes must be a subset of 'ifo', got {self.peepholes!r}")
         object.__setattr__(self, "peepholes", "".join(q for q in "ifo" if q in self.peepholes))
         for name in ("candidate", "output", "gate"):
-            object.__setattr__(self, name, _activation(name, getattr(self, name)))
+            object.__setattr__(self, name, check_activation(name, getattr(self, name)))
         for name in ("cell_clip", "clip"):
             object.__setattr__(self, name, _limit(name, getattr(self, name)))
         self._check_pairs()
@@ -144,7 +144,7 @@ class Spec:
         return f"Spec({', '.join(f'{name}={value!r}' for name, value in self.changed.items())})"
 
 
-def _activation(name, value):
+def check_activation(name, value):
     """An activation in its one form: a str, or a tuple (name, alpha) or (name, alpha, beta)."""
     kind, *numbers = value if isinstance(value, (tuple, list)) and value else (value,)
     if not isinstance(kind, str) or kind not in ACTIVATIONS:

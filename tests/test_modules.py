@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastlstm.layer import LSTM
-from fastlstm.modules import MODULES, Dense, Dropout, LastState, Sequential, module_from_config
+from fastlstm.modules import Dense, Dropout, LastState, Sequential, module_from_config
 
 DTYPES = ("float32", "float64")
 ACTIVATIONS = (None, "relu", "tanh", "sigmoid")
@@ -341,7 +341,7 @@ def test_config_builds_the_same_model_and_passes_through_json(rng):
     x = rng.normal(size=(3, 4, 2)).astype("float32")
     np.testing.assert_array_equal(again(x), model(x))
     assert repr(again) == repr(model)
-    for kind in MODULES:
+    for kind in ("LSTM", "Dense", "Dropout", "LastState", "Sequential"):
         assert kind in repr(model)
 
 
