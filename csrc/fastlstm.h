@@ -31,8 +31,13 @@ typedef struct {
     void (*pack_panels[FL_N_DTYPES])(ptrdiff_t H, ptrdiff_t K, const void *w, void *panels);
     void (*pack_columns[FL_N_DTYPES])(ptrdiff_t H, ptrdiff_t K, const void *w, void *columns);
     void (*pack_bias[FL_N_DTYPES])(ptrdiff_t H, const void *b, void *panel);
+    void (*pack_projection[FL_N_DTYPES])(ptrdiff_t H, ptrdiff_t P, const void *w, void *panels);
+    void (*pack_projection_columns[FL_N_DTYPES])(ptrdiff_t H, ptrdiff_t P, const void *w,
+                                                 void *columns);
+    void (*pack_peepholes[FL_N_DTYPES])(ptrdiff_t H, const void *w, void *panel);
 
-    /* The steps of an LSTM: step.inc.h, which says what each does and what its ranges are. */
+    /* The steps of an LSTM: step.inc.h, and what follows them: gradients.inc.h. They say what each
+     * does and what its ranges are. */
     void (*project[FL_N_DTYPES])(const fl_lstm *q, ptrdiff_t t0, ptrdiff_t t1, ptrdiff_t b0,
                                  ptrdiff_t b1, ptrdiff_t u0, ptrdiff_t u1);
     void (*step_forward[FL_N_DTYPES])(const fl_lstm *q, ptrdiff_t t, int fused, ptrdiff_t b0,
@@ -42,6 +47,7 @@ typedef struct {
     void (*input_gradient[FL_N_DTYPES])(const fl_lstm *q, ptrdiff_t r0, ptrdiff_t r1);
     void (*weight_gradient[FL_N_DTYPES])(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1,
                                          void *scratch);
+    void (*peephole_gradient[FL_N_DTYPES])(const fl_lstm *q, int gates, ptrdiff_t u0, ptrdiff_t u1);
     ptrdiff_t (*gradient_scratch[FL_N_DTYPES])(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1);
 } fl_kernels;
 

@@ -26,6 +26,7 @@
 #include "pack.inc.h"
 #include "gates.inc.h"
 #include "step.inc.h"
+#include "gradients.inc.h"
 
 #undef REAL
 #undef REAL_BITS

@@ -44,6 +44,10 @@ typedef struct {
     const void *x_panels, *h_panels, *b_panel; /* forward: U panels each */
     const void *x_columns, *h_columns;         /* backward: transposed; NULL: few rows, and I, H
                                                   whole vectors: the weights are read as they are */
+    const void *peephole_panel;                /* U panels [i f o][lane], or NULL */
+    const void *m_panels, *m_columns;          /* w_proj for h from m, for dm from dh; or NULL */
+    int variant;                               /* any of peepholes, coupled, cell_clip, w_proj,
+                                                  norms: the kernels look at these only if set */
 
     /* forward, out */
     void *y; /* (T,B,P), rows contiguous: element strides y_t, y_b */
@@ -53,7 +57,7 @@ typedef struct {
     /* the tape, or scratch of fewer slots when nothing is kept */
     void *h, *c; /* (state_slots,B,h_row) (state_slots,B,U*L) */
     void *gates; /* (gate_slots,B,U,4,L); backward: dgates, in place */
-    void *m;     /* (m_slots,B,H) o * tanh(c), used with a projection */
+    void *m;     /* (m_slots,B,U*L) o * tanh(c), used with a projection */
     ptrdiff_t state_slots, gate_slots, m_slots, h_row;
 
     /* backward, in */
@@ -63,11 +67,15 @@ typedef struct {
     /* backward, in and out: from dh_n, dc_n to dh0, dc0 */
     void *dh, *dc; /* (B,h_row) (B,U*L) */
 
+    int add;     /* backward: the sums of the weights' gradients go on from what is there */
+    void *norms; /* SIMD step, backward, out: (T,B,U,2) squares of dL/dh, dL/dc over the units
+                    of each panel; or NULL */
+
     /* backward, out, assigned; dx is zero beyond a row's length */
     void *dx;                           /* (T,B,I) contiguous */
     void *dw_ih, *dw_hh, *db, *dw_proj; /* as the weights; db, dw_proj NULL without b, w_proj */
     void *dw_peephole;                  /* (3,H), zeros for gates without one; or NULL */
-    void *dh_all;                       /* (T,B,P) scratch with a projection: dL/dh[t] */
+    void *dh_all;                       /* (T,B,h_row) scratch with a projection: dL/dh[t] */
 } fl_lstm;
 
 #endif

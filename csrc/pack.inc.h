@@ -78,13 +78,49 @@ static void FN(lanes_to_rows)(ptrdiff_t n, ptrdiff_t K, const REAL *from, ptrdif
     }
 }
 
+/* dst := panel u of w (4H,K): K * GROUP numbers */
+static void FN(pack_panel)(ptrdiff_t H, ptrdiff_t K, ptrdiff_t u, const REAL *w, REAL *dst) {
+    for (ptrdiff_t g = 0; g < 4; g++)
+        FN(rows_to_lanes)(FL_MIN(VL, H - u * VL), K, w + (g * H + u * VL) * K, K, dst + g * VL,
+                          GROUP);
+}
+
 /* dst := panels of w (4H,K): U * K * GROUP numbers */
-static void FN(pack_panels)(ptrdiff_t H, ptrdiff_t K, const void *w_, void *dst_) {
-    const REAL *w = w_;
+static void FN(pack_panels)(ptrdiff_t H, ptrdiff_t K, const void *w, void *dst) {
     for (ptrdiff_t u = 0; u < (H + VL - 1) / VL; u++)
-        for (ptrdiff_t g = 0; g < 4; g++)
-            FN(rows_to_lanes)(FL_MIN(VL, H - u * VL), K, w + (g * H + u * VL) * K, K,
-                              (REAL *)dst_ + u * K * GROUP + g * VL, GROUP);
+        FN(pack_panel)(H, K, u, w, (REAL *)dst + u * K * GROUP);
+}
+
+/* dst := w_proj (P,H) for h = W_proj m, [up to 4 vectors of h][H]: H * (P rounded up to whole
+ * vectors) numbers */
+static void FN(pack_projection)(ptrdiff_t H, ptrdiff_t P, const void *w, void *dst) {
+    for (ptrdiff_t p0 = 0; p0 < P; p0 += GROUP) {
+        const ptrdiff_t nv = (FL_MIN(GROUP, P - p0) + VL - 1) / VL;
+        for (ptrdiff_t v = 0; v < nv; v++) {
+            const ptrdiff_t p = p0 + v * VL;
+            FN(rows_to_lanes)(FL_MIN(VL, P - p), H, (const REAL *)w + p * H, H,
+                              (REAL *)dst + p0 * H + v * VL, nv * VL);
+        }
+    }
+}
+
+/* dst := w_proj (P,H) for dm = W_proj^T dh, [up to 4 vectors of units][P]: P * U * VL numbers */
+static void FN(pack_projection_columns)(ptrdiff_t H, ptrdiff_t P, const void *w_, void *dst) {
+    const REAL *w = w_;
+    REAL *to = dst;
+    for (ptrdiff_t j = 0; j < H; j += GROUP)
+        for (ptrdiff_t p = 0; p < P; p++)
+            for (ptrdiff_t k = j; k < FL_MIN(j + GROUP, H); k += VL, to += VL)
+                V_STORE(to,
+                        k + VL <= H ? V_LOAD(w + p * H + k) : V_LOAD_PART(w + p * H + k, H - k));
+}
+
+/* dst[u][i f o][lane] := w (3,H) */
+static void FN(pack_peepholes)(ptrdiff_t H, const void *w, void *dst) {
+    for (ptrdiff_t u = 0; u < (H + VL - 1) / VL; u++)
+        for (ptrdiff_t k = 0; k < 3; k++)
+            V_STORE((REAL *)dst + (u * 3 + k) * VL,
+                    V_LOAD_PART((const REAL *)w + k * H + u * VL, FL_MIN(VL, H - u * VL)));
 }
 
 /* The rows of the units of panel u in dw (4H,K) := dw_u (K,4,VL) */

@@ -10,6 +10,7 @@
  *     V_FMA(a, b, c)               a * b + c, rounded once
  *     V_FNMA(a, b, c)              c - a * b, rounded once
  *     V_MIN(a, b), V_MAX(a, b)     b where either is NaN on x86: put the constant first
+ *     V_ZERO_IF_GE(a, x, y)        a, but 0 in the lanes where x >= y
  *     V_ABS(a), V_COPYSIGN(a, b)   |a|;  a >= 0 with the sign of b
  *     V_SHIFTER, V_LDEXP(c, t)     t = V_SHIFTER + n holds the integer n in its low bits:
  *                                  c * 2^n, where both are normal numbers, by adding n to the
@@ -36,6 +37,7 @@
 #        define V_LOAD_PART(p, n)     MM(maskz_loadu)(FIRST_LANES(n), p)
 #        define V_STORE_PART(p, n, a) MM(mask_storeu)(p, FIRST_LANES(n), a)
 #        define V_ABS(a)              MM(abs)(a)
+#        define V_ZERO_IF_GE(a, x, y) MM(mask_mov)(a, WHERE_GE(x, y), V_SET1((REAL)0))
 /* 0xf8 is the truth table of a | (b & c) */
 #        define V_COPYSIGN(a, b)                                                                   \
             AS_REAL(II(ternarylogic)(AS_INT(a), AS_INT(b), AS_INT(V_SIGN_BIT), 0xf8))
@@ -47,6 +49,7 @@
 #        define V_LOAD_PART(p, n)     MM(maskload)(p, FIRST_LANES(n))
 #        define V_STORE_PART(p, n, a) MM(maskstore)(p, FIRST_LANES(n), a)
 #        define V_ABS(a)              MM(andnot)(V_SIGN_BIT, a)
+#        define V_ZERO_IF_GE(a, x, y) MM(andnot)(WHERE_GE(x, y), a)
 #        define V_COPYSIGN(a, b)      MM(or)(a, MM (and)(b, V_SIGN_BIT))
 #        define V_LDEXP(c, t) AS_REAL(II(add)(AS_INT(c), II(slli)(AS_INT(t), FRACTION_BITS)))
 #    elif defined(ISA_NEON)
@@ -66,6 +69,7 @@
 #        define V_MIN(a, b)           MM(vminq)(a, b)
 #        define V_MAX(a, b)           MM(vmaxq)(a, b)
 #        define V_ABS(a)              MM(vabsq)(a)
+#        define V_ZERO_IF_GE(a, x, y) AS_REAL(II(vbicq)(AS_INT(a), WHERE_GE(x, y)))
 #        define V_COPYSIGN(a, b)                                                                   \
             AS_REAL(II(vorrq)(AS_INT(a), II(vandq)(AS_INT(b), AS_INT(V_SIGN_BIT))))
 #        define V_LDEXP(c, t) AS_REAL(II(vaddq)(AS_INT(c), II(vshlq_n)(AS_INT(t), FRACTION_BITS)))
@@ -93,8 +97,10 @@
 #undef AS_INT
 #undef AS_REAL
 #undef FIRST_LANES
+#undef WHERE_GE
 
-/* MM(op) and II(op): the intrinsics on REAL and on the integers of the same width. */
+/* MM(op) and II(op): the intrinsics on REAL and on the integers of the same width; WHERE_GE: the
+ * lanes where x >= y, as a mask or as bits. */
 #if defined(ISA_AVX512) && REAL_BITS == 32
 #    define V              __m512
 #    define VL             16
@@ -103,6 +109,7 @@
 #    define AS_INT(a)      _mm512_castps_si512(a)
 #    define AS_REAL(a)     _mm512_castsi512_ps(a)
 #    define FIRST_LANES(n) ((__mmask16)((1u << (n)) - 1u))
+#    define WHERE_GE(x, y) _mm512_cmp_ps_mask(x, y, _CMP_GE_OQ)
 #elif defined(ISA_AVX512) && REAL_BITS == 64
 #    define V              __m512d
 #    define VL             8
@@ -111,6 +118,7 @@
 #    define AS_INT(a)      _mm512_castpd_si512(a)
 #    define AS_REAL(a)     _mm512_castsi512_pd(a)
 #    define FIRST_LANES(n) ((__mmask8)((1u << (n)) - 1u))
+#    define WHERE_GE(x, y) _mm512_cmp_pd_mask(x, y, _CMP_GE_OQ)
 #elif defined(ISA_AVX2) && REAL_BITS == 32
 #    define V          __m256
 #    define VL         8
@@ -120,6 +128,7 @@
 #    define AS_REAL(a) _mm256_castsi256_ps(a)
 #    define FIRST_LANES(n)                                                                         \
         _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
+#    define WHERE_GE(x, y) _mm256_cmp_ps(x, y, _CMP_GE_OQ)
 #elif defined(ISA_AVX2) && REAL_BITS == 64
 #    define V              __m256d
 #    define VL             4
@@ -128,20 +137,23 @@
 #    define AS_INT(a)      _mm256_castpd_si256(a)
 #    define AS_REAL(a)     _mm256_castsi256_pd(a)
 #    define FIRST_LANES(n) _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3))
+#    define WHERE_GE(x, y) _mm256_cmp_pd(x, y, _CMP_GE_OQ)
 #elif defined(ISA_NEON) && REAL_BITS == 32
-#    define V          float32x4_t
-#    define VL         4
-#    define MM(op)     op##_f32
-#    define II(op)     op##_s32
-#    define AS_INT(a)  vreinterpretq_s32_f32(a)
-#    define AS_REAL(a) vreinterpretq_f32_s32(a)
+#    define V              float32x4_t
+#    define VL             4
+#    define MM(op)         op##_f32
+#    define II(op)         op##_s32
+#    define AS_INT(a)      vreinterpretq_s32_f32(a)
+#    define AS_REAL(a)     vreinterpretq_f32_s32(a)
+#    define WHERE_GE(x, y) vreinterpretq_s32_u32(vcgeq_f32(x, y))
 #elif defined(ISA_NEON) && REAL_BITS == 64
-#    define V          float64x2_t
-#    define VL         2
-#    define MM(op)     op##_f64
-#    define II(op)     op##_s64
-#    define AS_INT(a)  vreinterpretq_s64_f64(a)
-#    define AS_REAL(a) vreinterpretq_f64_s64(a)
+#    define V              float64x2_t
+#    define VL             2
+#    define MM(op)         op##_f64
+#    define II(op)         op##_s64
+#    define AS_INT(a)      vreinterpretq_s64_f64(a)
+#    define AS_REAL(a)     vreinterpretq_f64_s64(a)
+#    define WHERE_GE(x, y) vreinterpretq_s64_u64(vcgeq_f64(x, y))
 #endif
 
 #if defined(ISA_NEON)

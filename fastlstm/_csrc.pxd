@@ -26,6 +26,10 @@ cdef extern from "lstm.h":
         const void *b_panel
         const void *x_columns
         const void *h_columns
+        const void *peephole_panel
+        const void *m_panels
+        const void *m_columns
+        int variant
         void *y
         Py_ssize_t y_t, y_b
         void *h_n
@@ -39,6 +43,8 @@ cdef extern from "lstm.h":
         Py_ssize_t dy_t, dy_b
         void *dh
         void *dc
+        bint add
+        void *norms
         void *dx
         void *dw_ih
         void *dw_hh
@@ -50,6 +56,8 @@ cdef extern from "lstm.h":
 ctypedef void (*fl_pack)(
     Py_ssize_t H, Py_ssize_t K, const void *w, void *packed) noexcept nogil
 ctypedef void (*fl_pack_bias)(Py_ssize_t H, const void *b, void *panel) noexcept nogil
+ctypedef void (*fl_pack_projection)(
+    Py_ssize_t H, Py_ssize_t P, const void *w, void *packed) noexcept nogil
 ctypedef void (*fl_project)(
     const fl_lstm *q, Py_ssize_t t0, Py_ssize_t t1, Py_ssize_t b0, Py_ssize_t b1,
     Py_ssize_t u0, Py_ssize_t u1) noexcept nogil
@@ -62,6 +70,8 @@ ctypedef void (*fl_step_backward)(
 ctypedef void (*fl_input_gradient)(const fl_lstm *q, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil
 ctypedef void (*fl_weight_gradient)(
     const fl_lstm *q, Py_ssize_t u0, Py_ssize_t u1, void *scratch) noexcept nogil
+ctypedef void (*fl_peephole_gradient)(
+    const fl_lstm *q, int gates, Py_ssize_t u0, Py_ssize_t u1) noexcept nogil
 ctypedef Py_ssize_t (*fl_gradient_scratch)(
     const fl_lstm *q, Py_ssize_t u0, Py_ssize_t u1) noexcept nogil
 ctypedef void (*fl_work)(void *arg, int thread, int n) noexcept nogil
@@ -75,11 +85,15 @@ cdef extern from "fastlstm.h":
         fl_pack *pack_panels
         fl_pack *pack_columns
         fl_pack_bias *pack_bias
+        fl_pack_projection *pack_projection
+        fl_pack_projection *pack_projection_columns
+        fl_pack_bias *pack_peepholes
         fl_project *project
         fl_step_forward *step_forward
         fl_step_backward *step_backward
         fl_input_gradient *input_gradient
         fl_weight_gradient *weight_gradient
+        fl_peephole_gradient *peephole_gradient
         fl_gradient_scratch *gradient_scratch
 
     const fl_kernels *fl_kernels_for(const char *isa) noexcept nogil

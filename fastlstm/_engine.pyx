@@ -227,33 +227,46 @@ cdef class Weights:
     cdef int pack(self) except -1:
         """The panels of the forward steps."""
         w_ih, w_hh, b = self.arrays["w_ih"], self.arrays["w_hh"], self.arrays["b"]
-        cdef Py_ssize_t H = w_hh.shape[0] // 4, I = w_ih.shape[1]
-        U, dtype = (H + self.L - 1) // self.L, w_ih.dtype
-        self.x_panels = aligned((U, I, 4, self.L), dtype)
-        self.h_panels = aligned((U, H, 4, self.L), dtype)
-        self.b_panel = aligned((U, 4, self.L), dtype)
+        w_proj, w_peephole = self.arrays["w_proj"], self.arrays.get("w_peephole")
+        cdef Py_ssize_t H = w_hh.shape[0] // 4, I = w_ih.shape[1], P = w_hh.shape[1], L = self.L
+        U, dtype = (H + L - 1) // L, w_ih.dtype
+        self.x_panels = aligned((U, I, 4, L), dtype)
+        self.h_panels = aligned((U, P, 4, L), dtype)
+        self.b_panel = aligned((U, 4, L), dtype)
         self.simd.pack_panels[self.is_f64](H, I, address(w_ih), address(self.x_panels))
-        self.simd.pack_panels[self.is_f64](H, H, address(w_hh), address(self.h_panels))
+        self.simd.pack_panels[self.is_f64](H, P, address(w_hh), address(self.h_panels))
         self.simd.pack_bias[self.is_f64](H, address(b), address(self.b_panel))
+        if w_proj is not None:
+            self.m_panels = aligned((H, (P + L - 1) // L * L), dtype)
+            self.simd.pack_projection[self.is_f64](H, P, address(w_proj), address(self.m_panels))
+        if w_peephole is not None:
+            self.peephole_panel = aligned((U, 3, L), dtype)
+            self.simd.pack_peepholes[self.is_f64](H, address(w_peephole),
+                                                  address(self.peephole_panel))
         return 0
 
     cdef int pack_transposed(self) except -1:
         """The columns of the backward steps, when they are first needed."""
-        w_ih, w_hh = self.arrays["w_ih"], self.arrays["w_hh"]
-        cdef Py_ssize_t H = w_hh.shape[0] // 4, I = w_ih.shape[1], L = self.L
+        w_ih, w_hh, w_proj = (self.arrays[name] for name in ("w_ih", "w_hh", "w_proj"))
+        cdef Py_ssize_t H = w_hh.shape[0] // 4, I = w_ih.shape[1], P = w_hh.shape[1], L = self.L
         if self.simd == NULL or self.h_columns is not None:
             return 0
         U, dtype = (H + L - 1) // L, w_ih.dtype
         x_columns = aligned((U, 4, L, (I + L - 1) // L * L), dtype)
-        h_columns = aligned((U, 4, L, U * L), dtype)
+        h_columns = aligned((U, 4, L, (P + L - 1) // L * L), dtype)
         self.simd.pack_columns[self.is_f64](H, I, address(w_ih), address(x_columns))
-        self.simd.pack_columns[self.is_f64](H, H, address(w_hh), address(h_columns))
+        self.simd.pack_columns[self.is_f64](H, P, address(w_hh), address(h_columns))
+        if w_proj is not None:
+            self.m_columns = aligned((P, U * L), dtype)
+            self.simd.pack_projection_columns[self.is_f64](H, P, address(w_proj),
+                                                           address(self.m_columns))
         self.x_columns, self.h_columns = x_columns, h_columns
         return 0
 
-    cdef bint whole_vectors(self):
-        """Whether I and H are multiples of the lanes."""
-        return self.arrays["w_ih"].shape[1] % self.L == 0 == self.arrays["w_hh"].shape[1] % self.L
+    cdef bint readable_as_they_are(self):
+        """Whether the steps of few rows can do without columns: whole vectors, no projection."""
+        cdef Py_ssize_t I = self.arrays["w_ih"].shape[1], P = self.arrays["w_hh"].shape[1]
+        return I % self.L == 0 == P % self.L and self.arrays["w_proj"] is None
 
     cdef bint matches(self, dict arrays) except -1:
         """Whether they were packed from these numbers, for these kernels."""
@@ -271,7 +284,7 @@ cdef class Weights:
 
 cdef inline const fl_kernels *simd_for(dict arrays) noexcept:
     """The kernels whose steps serve these weights; NULL: the BLAS step does."""
-    return kernels if arrays["w_proj"] is None else NULL
+    return kernels
 
 
 _gemm_addresses = None
@@ -322,15 +335,20 @@ cdef int describe(
     else:
         q.L = weights.L
         q.U = (q.H + q.L - 1) // q.L
-        q.h_row = q.U * q.L
+        q.h_row = (q.P + q.L - 1) // q.L * q.L
         q.x_panels, q.h_panels = address(weights.x_panels), address(weights.h_panels)
         q.b_panel = address(weights.b_panel)
         q.x_columns, q.h_columns = address(weights.x_columns), address(weights.h_columns)
+        q.m_panels, q.m_columns = address(weights.m_panels), address(weights.m_columns)
+        q.peephole_panel = address(weights.peephole_panel)
+        q.variant = q.w_proj != NULL or q.peepholes or q.coupled or q.cell_clip > 0
     return 0
 
 
 cdef int units_team_size(const fl_lstm *q) noexcept nogil:
-    """How many threads share the units of a step."""
+    """How many threads share the units of a step: one, where a projection needs all of them."""
+    if q.w_proj != NULL:
+        return 1
     cdef double flop = 8.0 * q.B * q.H * (q.I + q.P)
     return threads if flop >= UNITS_FLOP and (q.U + 3) // 4 >= threads else 1
 
@@ -470,7 +488,7 @@ cdef run_forward(
             memset(start, 0, states + gate_count * item)
         q.h, q.c, q.gates = start, start + 2 * B * q.h_row * item, start + states
     if weights.arrays["w_proj"] is not None:
-        m = np.zeros((q.m_slots, B, q.H), y.dtype)
+        m = aligned((q.m_slots, B, q.U * q.L), y.dtype, ragged)
     q.m, q.x, q.h0, q.c0 = address(m), address(x), address(h0), address(c0)
     view = view_of(to)
     q.y, q.y_t, q.y_b = view.data, view.stride[0], view.stride[1]
@@ -506,7 +524,7 @@ cdef run_backward(Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep)
     cdef Py_ssize_t T = x.shape[0], B = x.shape[1], size
     ragged, dtype = order is not None, x.dtype
     _, active = by_length(inputs.lengths, T, inputs.B)
-    if T * B > UNPACKED_ROWS or (weights.simd != NULL and not weights.whole_vectors()):
+    if T * B > UNPACKED_ROWS or (weights.simd != NULL and not weights.readable_as_they_are()):
         weights.pack_transposed()
     describe(&job, &q, weights, T, B, x.shape[2])
     q.reverse, q.active = inputs.reverse, <const Py_ssize_t *>address(active)
@@ -520,7 +538,7 @@ cdef run_backward(Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep)
         view = view_of(dy)
         q.dy, q.dy_t, q.dy_b = view.data, view.stride[0], view.stride[1]
     dx = np.empty((T, B, q.I), dtype)
-    dh_all = np.zeros((T, B, q.P), dtype) if q.w_proj != NULL else None
+    dh_all = aligned((T, B, q.h_row), dtype, ragged) if q.w_proj != NULL else None
 
     q.x, q.h, q.c, q.gates, q.m = (address(x), address(tape._h), address(tape._c), address(gates),
                                    address(m))

@@ -138,7 +138,7 @@ cdef class Stream:
             q.active = &self.active
             q.state_slots, q.gate_slots, q.m_slots = 2, 1, 1
             q.y_t = q.y_b = q.P
-            size += (2 * B * q.h_row + 2 * B * q.U * q.L + 4 * B * q.U * q.L + B * q.H
+            size += (2 * B * q.h_row + 2 * B * q.U * q.L + 4 * B * q.U * q.L + B * q.U * q.L
                      + B * q.P + 64) * item
             flop += 8.0 * B * q.H * (q.I + q.P)
             input_size = q.P
@@ -149,7 +149,7 @@ cdef class Stream:
             q.h, at = at, at + 2 * B * q.h_row * item
             q.c, at = at, at + 2 * B * q.U * q.L * item
             q.gates, at = at, at + 4 * B * q.U * q.L * item
-            q.m, at = at, at + B * q.H * item
+            q.m, at = at, at + B * q.U * q.L * item
             q.y, at = at, at + (B * q.P + 15) // 16 * 16 * item
             if k > 0:
                 q.x = self.layers[k - 1].q.y

@@ -36,7 +36,7 @@ class Tape:
         self._h = h  # (T+1, B, >= H|P) in the row order of the engine
         self._c = c  # (T+1, B, >= H)
         self._gates = gates  # (T, B, U, 4, L): U panels of L units; the plain layout is U = 1
-        self.h_raw = h_raw  # (T, B, H) o * tanh(c) before the projection, or None
+        self.h_raw = h_raw  # (T, B, >= H) o * tanh(c) before the projection, or None
         self.order = order  # the engine's row k is row order[k] of the caller; None: the same order
         self.x = x  # (T, B, I) in the engine's rows, contiguous, zeros beyond a row's length
         self.weights = weights  # the engine's weights of the forward pass

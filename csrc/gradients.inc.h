@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT */
+/* The gradients after the loop backward, from the dgates of all steps and rows.
+ *
+ *     dw_ih = dgates^T x     dw_hh = dgates^T h[t-1]     db = sum of dgates      dx = dgates W_ih
+ *     dw_proj = dh^T m       dp_i, dp_f = sum of da_i c[t-1], da_f c[t-1]        dp_o = sum of da_o
+ * c[t]
+ *
+ * Every sum runs over the rows in the order in which the loop backward came to them, one chain of
+ * additions for each number: so it can go on where the sum over later steps has ended (q->add), and
+ * its bits do not depend on threads or on how time is cut. */
+
+/* dx where I is too small to fill a vector: for each input one sum over the gates in vectors of
+ * gates, of which x_panels holds the weights. */
+#undef FEW_INPUTS
+#define FEW_INPUTS 4
+static void FN(input_gradient_of_few)(const fl_lstm *q, ptrdiff_t r0, ptrdiff_t r1) {
+    const ptrdiff_t row = q->U * GROUP, I = q->I;
+    for (ptrdiff_t r = r0; r < r1; r++)
+        for (ptrdiff_t i = 0; i < I; i++) {
+            const REAL *dgates = (const REAL *)q->gates + r * row;
+            const REAL *weights = (const REAL *)q->x_panels + i * GROUP;
+            V sum[TILE_VECTORS];
+            REAL lanes[VL], total = 0;
+            FL_UNROLL for (int g = 0; g < 4; g++) sum[g] = V_SET1((REAL)0);
+            for (ptrdiff_t u = 0; u < q->U; u++) {
+                FL_UNROLL for (int g = 0; g < 4; g++) {
+                    sum[g] = V_FMA(V_LOAD(dgates + u * GROUP + g * VL),
+                                   V_LOAD(weights + u * I * GROUP + g * VL), sum[g]);
+                }
+            }
+            V_STORE(lanes, V_ADD(V_ADD(sum[0], sum[1]), V_ADD(sum[2], sum[3])));
+            for (int l = 0; l < VL; l++) total += lanes[l];
+            ((REAL *)q->dx)[r * I + i] = total;
+        }
+}
+
+/* dx[t][b] := W_ih^T dgates[t][b] for the rows r0 <= r < r1 of all (T * B) */
+static void FN(input_gradient)(const fl_lstm *q, ptrdiff_t r0, ptrdiff_t r1) {
+    const ptrdiff_t row = q->U * GROUP;
+    const REAL *columns = q->x_columns;
+    if (q->I <= FEW_INPUTS) {
+        FN(input_gradient_of_few)(q, r0, r1);
+        return;
+    }
+    if (!columns) {
+        FN(product_unpacked)(q->H, r1 - r0, q->I, 0, q->I, (const REAL *)q->gates + r0 * row, row,
+                             q->w_ih, (REAL *)q->dx + r0 * q->I, q->I);
+        return;
+    }
+    for (ptrdiff_t k = 0; k < q->I; k += GROUP) {
+        const ptrdiff_t n = FL_MIN(GROUP, q->I - k);
+        FN(product)(r1 - r0, n, row, (const REAL *)q->gates + r0 * row, row, 1, columns, NULL,
+                    (REAL *)q->dx + r0 * q->I + k, q->I);
+        columns += row * ((n + VL - 1) / VL) * VL;
+    }
+}
+
+/* Where the n-th term of the sums over all rows stands: the loop backward began with the last step,
+ * reversed with the first. */
+typedef struct {
+    ptrdiff_t first, step;
+} FN(order);
+
+static inline FN(order) FN(order_of)(const fl_lstm *q) {
+    if (q->reverse) return (FN(order)){0, 1};
+    return (FN(order)){q->T * q->B - 1, -1};
+}
+
+/* The sums so far of a vector of units, which the next terms are added to. */
+static inline V FN(so_far)(const fl_lstm *q, ptrdiff_t n0, const REAL *sum, ptrdiff_t units) {
+    return n0 > 0 || q->add ? V_LOAD_PART(sum, units) : V_SET1((REAL)0);
+}
+
+/* slice (n,4,VL) := panel u of the terms n0, n0 + 1, ... of dgates, or NULL; db += their sum. */
+static void FN(take_panel)(const fl_lstm *q, ptrdiff_t u, ptrdiff_t n0, ptrdiff_t n, REAL *slice) {
+    const ptrdiff_t row = q->U * GROUP, units = FL_MIN(VL, q->H - u * VL);
+    const FN(order) order = FN(order_of)(q);
+    const REAL *dgates = (const REAL *)q->gates + (order.first + order.step * n0) * row + u * GROUP;
+    REAL *db = q->db ? (REAL *)q->db + u * VL : NULL;
+    V sum[TILE_VECTORS];
+    FL_UNROLL for (int g = 0; g < 4; g++) {
+        sum[g] = db ? FN(so_far)(q, n0, db + g * q->H, units) : V_SET1((REAL)0);
+    }
+    for (ptrdiff_t k = 0; k < n; k++) {
+        FL_UNROLL for (int g = 0; g < 4; g++) {
+            const V d = V_LOAD(dgates + k * order.step * row + g * VL);
+            sum[g] = V_ADD(sum[g], d);
+            if (slice) V_STORE(slice + (k * 4 + g) * VL, d);
+        }
+    }
+    for (int g = 0; db && g < 4; g++) V_STORE_PART(db + g * q->H, units, sum[g]);
+}
+
+/* dw_peephole of panels u0 <= u < u1 and the gates that see c in this slot: i and f c[t-1], o c[t].
+ */
+static void FN(peephole_gradient)(const fl_lstm *q, int gates, ptrdiff_t u0, ptrdiff_t u1) {
+    static const int bits[] = {FL_PEEPHOLE_I, FL_PEEPHOLE_F, FL_PEEPHOLE_O}, at[] = {0, 1, 3};
+    const ptrdiff_t N = q->T * q->B, row = q->U * GROUP, c_row = q->U * VL;
+    const FN(order) order = FN(order_of)(q);
+    for (ptrdiff_t u = u0; q->dw_peephole && u < u1; u++)
+        for (int k = 0; k < 3; k++) {
+            if (!(gates & bits[k])) continue;
+            const ptrdiff_t slot = k == 2 ? 1 - q->reverse : q->reverse;
+            const ptrdiff_t units = FL_MIN(VL, q->H - u * VL);
+            const REAL *da = (const REAL *)q->gates + order.first * row + u * GROUP + at[k] * VL;
+            const REAL *c = (const REAL *)q->c + (slot * q->B + order.first) * c_row + u * VL;
+            REAL *dp = (REAL *)q->dw_peephole + k * q->H + u * VL;
+            V sum = FN(so_far)(q, 0, dp, units);
+            for (ptrdiff_t n = 0; n < N && (q->peepholes & bits[k]); n++)
+                sum = V_FMA(V_LOAD(da + n * order.step * row), V_LOAD(c + n * order.step * c_row),
+                            sum);
+            V_STORE_PART(dp, units, sum);
+        }
+}
+
+/* Terms that one pass over all panels takes. */
+enum { FN(gradient_block) = 512 };
+
+/* Scratch of weight_gradient, in numbers, for u1 - u0 panels. */
+static ptrdiff_t FN(gradient_scratch)(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1) {
+    const ptrdiff_t kept = q->T * q->B <= FN(gradient_block) ? 1 : u1 - u0;
+    const ptrdiff_t sums = FL_MAX(kept * GROUP * (q->I + q->P), q->w_proj ? GROUP * q->P : 0);
+    return FN(gradient_block) * (GROUP + q->I + q->P) + sums;
+}
+
+/* dw_proj (P,H) for the units of the groups of four panels that begin in u0 <= u < u1. */
+static void FN(projection_gradient)(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1, REAL *scratch) {
+    const ptrdiff_t N = q->T * q->B, c_row = q->U * VL, block = FN(gradient_block), P = q->P;
+    const FN(order) order = FN(order_of)(q);
+    REAL *slice = scratch, *rows = slice + block * GROUP, *sums = rows + block * P;
+    for (ptrdiff_t u = (u0 + 3) / 4 * 4; u < u1; u += TILE_VECTORS) {
+        const ptrdiff_t lanes = FL_MIN(GROUP, c_row - u * VL);
+        const ptrdiff_t units = FL_MIN(GROUP, q->H - u * VL);
+        REAL *dw = (REAL *)q->dw_proj + u * VL;
+        memset(sums, 0, (size_t)(P * GROUP) * sizeof(REAL));
+        for (ptrdiff_t p = 0; q->add && p < P; p++)
+            memcpy(sums + p * GROUP, dw + p * q->H, (size_t)units * sizeof(REAL));
+        for (ptrdiff_t n0 = 0; n0 < N; n0 += block) {
+            const ptrdiff_t n = FL_MIN(block, N - n0), at = order.first + order.step * n0;
+            FN(pack_rows)(P, n, (const REAL *)q->dh_all + at * q->h_row, order.step * q->h_row,
+                          rows);
+            memset(slice, 0, (size_t)(n * GROUP) * sizeof(REAL));
+            for (ptrdiff_t k = 0; k < n; k++)
+                memcpy(slice + k * GROUP,
+                       (const REAL *)q->m + (at + k * order.step) * c_row + u * VL,
+                       (size_t)lanes * sizeof(REAL));
+            FN(product_transposed)(P, n, rows, slice, 0, sums, GROUP);
+        }
+        for (ptrdiff_t p = 0; p < P; p++)
+            memcpy(dw + p * q->H, sums + p * GROUP, (size_t)units * sizeof(REAL));
+    }
+}
+
+/* dw_ih, dw_hh, db, dw_proj of the units of panels u0 <= u < u1. The sums of dw_ih and dw_hh are
+ * kept transposed, (K,4,VL) a panel, and put in order after the last block, while they are in L2.
+ */
+static void FN(weight_gradient)(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1, void *scratch) {
+    const ptrdiff_t N = q->T * q->B, row = q->U * GROUP, I = q->I, P = q->P, H = q->H;
+    const ptrdiff_t block = FN(gradient_block);
+    const FN(order) order = FN(order_of)(q);
+    const REAL *h_prev = (const REAL *)q->h + (q->reverse * q->B + order.first) * q->h_row;
+    const REAL *x = (const REAL *)q->x + order.first * I;
+    if (!q->h_columns) { /* few rows */
+        const REAL *dgates = (const REAL *)q->gates + order.first * row;
+        FN(outer_product)(H, N, I, u0, u1, dgates, order.step * row, x, order.step * I, q->dw_ih);
+        FN(outer_product)(H, N, P, u0, u1, dgates, order.step * row, h_prev, order.step * q->h_row,
+                          q->dw_hh);
+        for (ptrdiff_t u = u0; q->db && u < u1; u++) FN(take_panel)(q, u, 0, N, NULL);
+        return;
+    }
+    REAL *slice = scratch, *x_rows = slice + block * GROUP, *h_rows = x_rows + block * I;
+    REAL *sums = h_rows + block * P;
+    for (ptrdiff_t n0 = 0; n0 < N; n0 += block) {
+        const ptrdiff_t n = FL_MIN(block, N - n0), at = order.step * n0;
+        FN(pack_rows)(I, n, x + at * I, order.step * I, x_rows);
+        FN(pack_rows)(P, n, h_prev + at * q->h_row, order.step * q->h_row, h_rows);
+        for (ptrdiff_t u = u0; u < u1; u++) {
+            REAL *dw_x = sums + (N <= block ? 0 : (u - u0) * GROUP * (I + P));
+            REAL *dw_h = dw_x + GROUP * I;
+            if (n0 == 0 && q->add) {
+                FN(pack_panel)(H, I, u, q->dw_ih, dw_x);
+                FN(pack_panel)(H, P, u, q->dw_hh, dw_h);
+            }
+            FN(take_panel)(q, u, n0, n, slice);
+            FN(product_transposed)(I, n, x_rows, slice, n0 == 0 && !q->add, dw_x, GROUP);
+            FN(product_transposed)(P, n, h_rows, slice, n0 == 0 && !q->add, dw_h, GROUP);
+            if (n0 + n == N) {
+                FN(unpack_gradient)(H, I, u, dw_x, q->dw_ih);
+                FN(unpack_gradient)(H, P, u, dw_h, q->dw_hh);
+            }
+        }
+    }
+    if (q->w_proj) FN(projection_gradient)(q, u0, u1, scratch);
+}
