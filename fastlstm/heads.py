@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from . import checks
+from .masks import dropout_mask
 from .parameters import Parameters
 
 __all__ = ["Dense", "Dropout", "LastState", "Module"]
@@ -248,7 +249,7 @@ class Dense(Module):
         dz = dy.reshape(-1, self.out_features)
         if self.activation:
             dz = dz * _ACTIVATIONS[self.activation][1](y)
-        grads = Parameters(self._parameters.shapes, self.dtype)
+        grads = self._parameters.empty_like()
         np.matmul(dz.T, rows, out=grads["weight"])
         if self.bias:
             dz.sum(axis=0, out=grads["bias"])
@@ -280,7 +281,7 @@ class Dropout(Module):
     True
     >>> y, tape = dropout.forward(x, np.random.default_rng(0))
     >>> y
-    array([2., 2., 2., 0., 0., 0., 0., 0.])
+    array([2., 2., 2., 2., 2., 2., 2., 0.])
     """
 
     def __init__(self, p=0.5, *, shared_axis=None, seed=None):
@@ -319,9 +320,7 @@ class Dropout(Module):
             if self.shared_axis >= x.ndim:
                 raise ValueError(f"x must have an axis {self.shared_axis}, got shape {x.shape}")
             shape[self.shared_axis] = 1
-        # float32 whatever x is: the same mask for both dtypes, at half the cost
-        mask = (rng.random(shape, dtype=np.float32) >= self.p).astype(x.dtype)
-        mask *= 1 / (1 - self.p) if self.p < 1 else 0
+        mask = dropout_mask(rng, self.p, shape, x.dtype)
         return x * mask, mask
 
     def backward(self, tape, dy):

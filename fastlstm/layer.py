@@ -9,6 +9,7 @@ import numpy as np
 from . import backend as backends
 from . import checks, reference
 from ._stream import Stream
+from .masks import dropout_mask
 from .parameters import Parameters
 from .spec import Spec
 from .stream import ReferenceStream
@@ -342,19 +343,12 @@ class LSTM:
             ])  # fmt: skip
             mask = None
             if save and self.dropout and not last:
-                mask = self._mask(rng, y.shape)
+                mask = dropout_mask(rng, self.dropout, y.shape, self.dtype)
                 y *= mask
             masks.append(mask)
             x = y
         tape = LSTMTape(self, batched, tapes, masks) if save else None
         return self._as_given(y, batched), self._states_as_given(h_n, c_n, batched), tape
-
-    def _mask(self, rng, shape):
-        """1 / (1 - p) with probability 1 - p, else 0: expectation 1 (inverted dropout)."""
-        if self.dropout == 1:
-            return np.zeros(shape, self.dtype)
-        keep = rng.random(shape, np.float32) >= self.dropout
-        return keep * self.dtype.type(1 / (1 - self.dropout))
 
     def backward(self, tape, dy=None, dstate=None):
         """The gradients: back-propagation through time.
@@ -405,8 +399,7 @@ class LSTM:
                 ((L * D, B, P), (L * D, B, H)), like,
             )  # fmt: skip
         dh0, dc0 = np.empty((L * D, B, P), self.dtype), np.empty((L * D, B, H), self.dtype)
-        size = self.flat.size
-        grads = Parameters(self._parameters.shapes, self.dtype, np.empty(size, self.dtype))
+        grads = self._parameters.empty_like()
         for layer in reversed(range(L)):
             if tape.masks[layer] is not None:
                 dy = dy * tape.masks[layer]

@@ -22,7 +22,6 @@ import numpy as np
 from .between import Activation, Embedding, Flatten, MergeDirections, Reverse
 from .heads import Dense, Dropout, LastState, Module
 from .layer import LSTM
-from .parameters import Parameters
 
 __all__ = [
     "MODULES",
@@ -300,7 +299,7 @@ class Sequential(Module):
                     f"member {k} ({type(m).__name__}) has left this buffer: it was frozen, or "
                     "given to another Sequential (a module can be trained in one of them only)"
                 )
-        grads = Parameters(self._parameters.shapes, self.flat.dtype)
+        grads = self._parameters.empty_like()
         stop, finals = grads.flat.size, list(tape.states)
         for (m, follower), inner in zip(reversed(self._pairs()), reversed(tape.tapes), strict=True):
             if is_recurrent(m):

@@ -49,11 +49,22 @@ class Parameters(dict):
                 f"got {flat.dtype} {flat.shape}"
             )
         self.flat = flat
-        start = 0
+        self._layout, start = [], 0
         for name, shape in shapes.items():
-            stop = start + prod(shape)
-            self[name] = flat[start:stop].reshape(shape)
-            start = stop
+            self._layout.append((name, slice(start, start + prod(shape)), shape))
+            start += prod(shape)
+        self._lay_out()
+
+    def _lay_out(self):
+        for name, part, shape in self._layout:
+            self[name] = self.flat[part].reshape(shape)
+
+    def empty_like(self):
+        """New arrays of the same names, shapes and dtype, in a buffer that is not initialised."""
+        twin = type(self).__new__(type(self))
+        twin.flat, twin._layout = np.empty_like(self.flat), self._layout
+        twin._lay_out()
+        return twin
 
     def __reduce__(self):  # pickle, copy: the arrays of the copy are views of its own buffer
         return Parameters, (self.shapes, self.flat.dtype, self.flat.copy())

@@ -4,6 +4,7 @@
 import math
 
 import numpy as np
+import numpy_optim
 import pytest
 
 from fastlstm import optim, schedules
@@ -74,7 +75,7 @@ def test_steps_give_the_numbers_of_torch(case, dtype):
 def test_steps_equal_those_of_torch(case, dtype, rng):
     torch = pytest.importorskip("torch")
     make, (name, arguments), _ = CASES[case]
-    n = optim.BLOCK + 77
+    n = 1077
     start = rng.normal(size=n).astype(dtype)
     p, optimizer = start.copy(), make()
     theirs = torch.tensor(start, requires_grad=True)
@@ -90,7 +91,7 @@ def test_steps_equal_those_of_torch(case, dtype, rng):
 
 @pytest.mark.parametrize("case", CASES)
 def test_step_works_in_place_and_only_reads_the_gradient(case, rng):
-    n = 2 * optim.BLOCK + 5
+    n = 1005
     p, g = rng.normal(size=n), rng.normal(size=n)
     before, kept = p.copy(), g.copy()
     g.flags.writeable = False
@@ -101,16 +102,29 @@ def test_step_works_in_place_and_only_reads_the_gradient(case, rng):
     np.testing.assert_array_equal(g, kept)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES)
-def test_blocks_do_not_change_the_bits(case, rng, monkeypatch):
-    p, results = rng.normal(size=100), []
-    for block in (7, 1000):
-        monkeypatch.setattr(optim, "BLOCK", block)
-        q, optimizer = p.copy(), CASES[case][0]()
-        for k in range(1, 4):
-            optimizer.step(q, p * k)
-        results.append(q)
-    np.testing.assert_array_equal(*results)
+@pytest.mark.parametrize("n", [0, 1, 7, 33, 1000])
+def test_step_has_the_bits_of_the_formulas_in_numpy(case, dtype, n, rng):
+    optimizer = CASES[case][0]()
+    p = rng.normal(size=n).astype(dtype)
+    expected, state = p, [np.zeros(n, dtype) for _ in optimizer.state_names]
+    for t in range(1, 5):
+        g = (rng.normal(size=n) * 10.0 ** rng.integers(-8, 3, n)).astype(dtype)
+        expected, state = numpy_optim.step(optimizer, expected, g, state, t)
+        optimizer.step(p, g)
+    np.testing.assert_array_equal(p, expected)
+    for name, a in zip(optimizer.state_names, state, strict=True):
+        np.testing.assert_array_equal(optimizer.state_dict()[name], a)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_step_takes_a_gradient_of_any_stride(case, rng):
+    p, g = rng.normal(size=9), rng.normal(size=(9, 2))[:, 0]
+    q, first, second = p.copy(), CASES[case][0](), CASES[case][0]()
+    first.step(p, g)
+    second.step(q, g.copy())
+    np.testing.assert_array_equal(p, q)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -159,6 +173,8 @@ def test_step_refusals():
         optimizer.step(p, np.zeros(2))
     with pytest.raises(ValueError, match=r"one shape \(n,\)"):
         optimizer.step(np.zeros((3, 1)), np.zeros((3, 1)))
+    with pytest.raises(ValueError, match="flat must be contiguous"):
+        optimizer.step(np.zeros(6)[::2], p)
     with pytest.raises(TypeError, match="grad_flat must be a float64 array, got float32"):
         optimizer.step(p, np.zeros(3, "float32"))
     with pytest.raises(TypeError, match="flat must be a float32 or float64 array, got int64"):
@@ -229,7 +245,7 @@ def test_clip_grad_norm_leaves_small_gradients_and_plain_arrays_of_any_shape():
 
 
 def test_clip_grad_norm_does_not_overflow_in_float32(rng):
-    g = np.full(optim.BLOCK + 3, 1e30, np.float32)
+    g = np.full(1003, 1e30, np.float32)
     norm = optim.clip_grad_norm(g, 1.0)
     assert norm == pytest.approx(float(np.float32(1e30)) * math.sqrt(g.size), rel=1e-12)
     assert np.linalg.norm(g) == pytest.approx(1, rel=1e-5)
