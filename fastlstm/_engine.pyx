@@ -417,14 +417,16 @@ cdef class Direction:
         return weights
 
     def forward(
-        self, x, dict weights, h0, c0, y, h_n, c_n, lengths=None, bint reverse=False,
+        self, x, dict weights, tuple start, y, tuple end, lengths=None, bint reverse=False,
         bint save=False,
     ):
-        """Write y, h_n and c_n; returns the tape, or None without ``save``.
+        """Write y and the final state to end; returns the tape, or None without ``save``.
 
-        x (T, B, I), y (T, B, H|P); h0, h_n (B, H|P); c0, c_n (B, H); h0, c0 None: zeros.
-        h_n, c_n are contiguous.
+        x (T, B, I), y (T, B, H|P); start (h0, c0) and end (h_n, c_n), (B, H|P) and (B, H);
+        h0, c0 None: zeros. h_n, c_n are contiguous.
         """
+        h0, c0 = start
+        h_n, c_n = end
         packed = self.packed(weights)
         kept = run_forward(self, packed, x, h0, c0, y, h_n, c_n, lengths, reverse, save)
         if not save:
@@ -434,11 +436,13 @@ cdef class Direction:
                                spec=self.spec, y=y, **weights)
         return Tape(inputs, **kept, weights=packed)
 
-    def backward(self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep=False):
-        """Write dh0, dc0 and the gradients dw (name -> contiguous array); returns dx.
+    def backward(self, tape, dy, tuple dend, tuple dstart, dict dw, keep=False):
+        """Write dstart and the gradients dw (name -> contiguous array); returns dx.
 
-        dy (T, B, H|P) or None; dh_n, dc_n None: zeros.
+        dy (T, B, H|P) or None; dend (dh_n, dc_n), None: zeros; dstart (dh0, dc0).
         """
+        dh_n, dc_n = dend
+        dh0, dc0 = dstart
         return run_backward(self, tape, dy, dh_n, dc_n, dh0, dc0, dw, keep)
 
 

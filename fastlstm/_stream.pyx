@@ -19,6 +19,7 @@ from libc.string cimport memcpy, memset
 import numpy as np
 
 from . import checks
+from ._stack import by_cell, new_states
 
 from ._blas_step cimport project, step_forward
 from ._csrc cimport fl_lstm, fl_team_barrier
@@ -93,7 +94,8 @@ cdef class Stream:
     """
 
     cdef readonly Py_ssize_t batch_size, input_size, output_size
-    cdef object dtype
+    cdef object dtype, check_state, initial  # the layer's, and the state in which it starts
+    cdef list widths  # of h and c, layer by layer
     cdef list keep  # the Weights, whose memory the layers point to
     cdef Scratch memory
     cdef Layer *layers
@@ -122,6 +124,10 @@ cdef class Stream:
         if self.layers == NULL:
             raise MemoryError("cannot allocate the layers of a stream")
         self.prepare([Weights(arrays, True) for arrays in lstm.cell_weights()])
+        self.widths = lstm.state_widths
+        self.check_state, self.initial = lstm.check_state, lstm.initial_state(batch_size)
+        if lstm.learn_state:
+            self.reset()
 
     cdef int prepare(self, list weights) except -1:
         """Describe every layer's step, and give all of them their memory."""
@@ -157,41 +163,43 @@ cdef class Stream:
         return 0
 
     def reset(self):
-        """Set the state to zeros."""
+        """Set the state to that in which the layer starts: zeros, unless it has learned another."""
         self.state = None
 
     @property
     def state(self):
-        """(h, c), copies of shape (L, B, H|P) and (L, B, H); assign to set them, None: zeros."""
+        """(h, c), copies of shape (L, B, H|P) and (L, B, H); assign to set them.
+
+        Where the layers differ in size, each is a tuple of L arrays (1, B, .). None, also for one
+        of them: as `reset` does.
+        """
         cdef fl_lstm *q
         cdef Py_ssize_t k, b, item = self.item
         cdef char[::1] to
-        h = np.empty((self.L, self.batch_size, self.layers[0].q.P), self.dtype)
-        c = np.empty((self.L, self.batch_size, self.layers[0].q.H), self.dtype)
-        for k in range(self.L):
+        states = new_states(self.widths, 1, self.batch_size, self.dtype)
+        for k, (h, c) in enumerate(by_cell(states)):
             q = &self.layers[k].q
             for b in range(self.batch_size):
-                to = h[k, b].view(np.int8)
+                to = h[b].view(np.int8)
                 memcpy(&to[0], self.h_row(q, b), q.P * item)
-                to = c[k, b].view(np.int8)
+                to = c[b].view(np.int8)
                 memcpy(&to[0], self.c_row(q, b), q.H * item)
-        return h, c
+        return states
 
     @state.setter
     def state(self, value):
-        cdef fl_lstm *q = &self.layers[0].q
+        cdef fl_lstm *q
         cdef Py_ssize_t k, b, item = self.item
         cdef const char[::1] row
-        L, B = self.L, self.batch_size
         like = ("the stream", np.empty(0, self.dtype))
-        h, c = checks.state_pair("state", value, ("h", "c"), ("L, B, H|P", "L, B, H"),
-                                 ((L, B, q.P), (L, B, q.H)), like)
-        for k in range(self.L):
+        given = self.check_state("state", value, "{}", self.batch_size, like, cells="L")
+        states = [own if a is None else a for a, own in zip(given, self.initial)]
+        for k, (h, c) in enumerate(by_cell(states)):
             q = &self.layers[k].q
             for b in range(self.batch_size):
-                row = np.ascontiguousarray(h[k, b]).view(np.int8)
+                row = np.ascontiguousarray(h[b]).view(np.int8)
                 memcpy(self.h_row(q, b), &row[0], q.P * item)
-                row = np.ascontiguousarray(c[k, b]).view(np.int8)
+                row = np.ascontiguousarray(c[b]).view(np.int8)
                 memcpy(self.c_row(q, b), &row[0], q.H * item)
 
     cdef char *h_row(self, const fl_lstm *q, Py_ssize_t b) noexcept:

@@ -56,15 +56,17 @@ class _ReferenceDirection:
     def __init__(self, spec):
         self.spec = spec
 
-    def forward(self, x, weights, h0, c0, y, h_n, c_n, lengths=None, reverse=False, save=False):
+    def forward(self, x, weights, start, y, end, lengths=None, reverse=False, save=False):
+        h_n, c_n = end
         _, (h_n[...], c_n[...]), tape = reference.lstm_forward(
-            x, **weights, state=(h0, c0), lengths=lengths, reverse=reverse, spec=self.spec,
+            x, **weights, state=start, lengths=lengths, reverse=reverse, spec=self.spec,
             save=save, out=y,
         )  # fmt: skip
         return tape
 
-    def backward(self, tape, dy, dh_n, dc_n, dh0, dc0, dw, keep=False):
-        dx, (dh0[...], dc0[...]), grads = reference.lstm_backward(tape, dy, (dh_n, dc_n), keep=keep)
+    def backward(self, tape, dy, dend, dstart, dw, keep=False):
+        dh0, dc0 = dstart
+        dx, (dh0[...], dc0[...]), grads = reference.lstm_backward(tape, dy, dend, keep=keep)
         for name, d in grads.items():
             dw[name][...] = d
         return dx

@@ -90,12 +90,24 @@ def same_dtype(first, **others):
             )
 
 
-def pair(name, value, symbols):
-    """``value`` as a tuple of two, or (None, None)."""
+def parts(name, value, symbols):
+    """``value`` as a tuple with a part for each of ``symbols``, as "h0, c0"; None: of None."""
+    n = symbols.count(",") + 1
     if value is None:
-        return None, None
-    if isinstance(value, np.ndarray) or not hasattr(value, "__len__") or len(value) != 2:
-        raise TypeError(f"{name} must be None or a pair ({symbols}), got {type(value).__name__}")
+        return (None,) * n
+    if isinstance(value, np.ndarray) or not hasattr(value, "__len__") or len(value) != n:
+        kind = "pair" if n == 2 else f"tuple of {n}"
+        raise TypeError(f"{name} must be None or a {kind} ({symbols}), got {type(value).__name__}")
+    return tuple(value)
+
+
+def layers(name, value, n, symbols):
+    """``value`` as a tuple of n arrays, one for each layer: where layers differ in size."""
+    if isinstance(value, np.ndarray) or not hasattr(value, "__len__") or len(value) != n:
+        raise TypeError(
+            f"{name} must be a tuple of {n} arrays ({symbols}), one for each layer, "
+            f"got {type(value).__name__}"
+        )
     return tuple(value)
 
 
@@ -115,7 +127,7 @@ def state_pair(name, value, names, symbols, shapes, like):
     """
     states = []
     for part, symbol, a, expected in zip(
-        names, symbols, pair(name, value, ", ".join(names)), shapes, strict=True
+        names, symbols, parts(name, value, ", ".join(names)), shapes, strict=True
     ):
         if a is None:
             a = np.zeros(expected, like[1].dtype)
@@ -141,6 +153,15 @@ def lengths_array(lengths, T, B):
         raise ValueError(f"lengths[{k}] must be in [0, T] = [0, {T}], got {lengths[k]}")
     lengths = lengths.astype(np.intp)
     return None if (lengths == T).all() else lengths
+
+
+def flags(name, value, symbols, expected):
+    """``value`` as an array of bool of this shape."""
+    value = np.asarray(value)
+    if value.dtype != bool:
+        raise TypeError(f"{name} must be an array of bool, got {value.dtype}")
+    shape(name, value, symbols, expected)
+    return value
 
 
 def output_array(out, expected, symbols, inputs):
@@ -277,6 +298,22 @@ def integer(name, value, least):
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     return int(value)
+
+
+def sizes(name, value, n):
+    """``value``, an int of at least 1 or a sequence of n of them, as a tuple of n.
+
+    n None: as many as the sequence has, 1 for an int.
+    """
+    if n is not None:
+        n = integer("num_layers", n, 1)
+    if not isinstance(value, (list, tuple)):
+        return (integer(name, value, 1),) * (1 if n is None else n)
+    if not value:
+        raise ValueError(f"{name} must have a size for each layer, got {value!r}")
+    if n not in (None, len(value)):
+        raise ValueError(f"{name} has {len(value)} sizes, but num_layers is {n}: {value!r}")
+    return tuple(integer(f"{name}[{k}]", size, 1) for k, size in enumerate(value))
 
 
 def probability(name, value):

@@ -194,7 +194,7 @@ class Sequential(Module):
         for m, follower in self._pairs():
             if is_recurrent(m):
                 y, final = m(x, state=next(states), lengths=lengths)
-                x = _top(m, final) if isinstance(follower, LastState) else y
+                x = m.top(final) if isinstance(follower, LastState) else y
             else:
                 x = m(x)
         return x
@@ -268,7 +268,7 @@ class Sequential(Module):
             if is_recurrent(m):
                 y, final, inner = m.forward(x, state=next(states), lengths=lengths, rng=rng)
                 tape.states.append(final)
-                x = _top(m, final) if isinstance(follower, LastState) else y
+                x = m.top(final) if isinstance(follower, LastState) else y
             else:
                 x, inner = m.forward(x, rng=rng)
             tape.tapes.append(inner)
@@ -306,7 +306,7 @@ class Sequential(Module):
                 final, dstate = finals.pop(), None
                 if isinstance(follower, LastState):
                     # y itself is not used: all of the gradient comes in at the last step.
-                    dstate, dy = _embed(final, dy), None
+                    dstate, dy = m.top_gradient(final, dy), None
                 dy, _, part = m.backward(inner, dy, dstate=dstate)
             else:
                 dy, part = m.backward(inner, dy)
@@ -361,20 +361,6 @@ def module_from_config(config):
 def is_recurrent(module):
     """Whether a module takes and returns a state."""
     return hasattr(module, "hidden_size")
-
-
-def _top(layer, state):
-    """h_n (D, B, H) of the top layer, of a state (h_n, c_n) or h_n, h_n being (L*D, B, H)."""
-    h = state[0] if isinstance(state, tuple) else state
-    return h[-2:] if layer.bidirectional else h[-1:]
-
-
-def _embed(state, dh):
-    """The gradient of a whole state (zeros) with dh (D, B, H) for the top layer's h_n."""
-    h = state[0] if isinstance(state, tuple) else state
-    dh_n = np.zeros_like(h)
-    dh_n[-len(dh) :] = dh
-    return (dh_n, *map(np.zeros_like, state[1:])) if isinstance(state, tuple) else dh_n
 
 
 def _check_members(modules):

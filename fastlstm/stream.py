@@ -1,56 +1,66 @@
 # SPDX-License-Identifier: MIT
-"""The streaming step on the reference: the oracle of `_stream.Stream`."""
-
-import numpy as np
+"""The streaming step by calls of the layer; on the reference the oracle of `_stream.Stream`."""
 
 from . import checks
 
-__all__ = ["ReferenceStream"]
+__all__ = ["LayerStream"]
 
 
-class ReferenceStream:
-    """`Stream` with every step through a layer on the reference backend.
+class LayerStream:
+    """Runs any recurrent layer step by step; made by its `stream`.
+
+    The weights are those of the layer at the time of creation: training it later does not change
+    a running stream.
 
     Parameters
     ----------
-    lstm : LSTM
+    layer : Recurrent
+        Not bidirectional: the other direction would start at the end.
     batch_size : int
+
+    Raises
+    ------
+    ValueError
+        The layer is bidirectional.
     """
 
-    def __init__(self, lstm, batch_size=1):
-        if lstm.bidirectional:
+    def __init__(self, layer, batch_size=1):
+        if layer.bidirectional:
             raise ValueError(
-                "a bidirectional LSTM cannot be streamed: its other direction starts at the end"
+                f"a bidirectional {type(layer).__name__} cannot be streamed: its other direction "
+                "starts at the end"
             )
         self.batch_size = checks.integer("batch_size", batch_size, 1)
-        self.input_size, self.output_size = lstm.input_size, lstm.output_size
-        changes = {"batch_first": False, "backend": lstm.backend}
-        self._lstm = type(lstm).from_config({**lstm.config, **changes})
-        self._lstm.flat[...] = lstm.flat
-        self._lstm.freeze()
+        self.input_size, self.output_size = layer.input_size, layer.output_size
+        changes = {"batch_first": False, "backend": layer.backend}
+        self._layer = type(layer).from_config({**layer.config, **changes})
+        self._layer.flat[...] = layer.flat
+        self._layer.freeze()
         self.reset()
 
     def reset(self):
-        """Set the state to zeros."""
-        L, B, lstm = self._lstm.num_layers, self.batch_size, self._lstm
-        self._state = (
-            np.zeros((L, B, lstm.output_size), lstm.dtype),
-            np.zeros((L, B, lstm.hidden_size), lstm.dtype),
-        )
+        """Set the state to that in which the layer starts: zeros, unless it has learned another."""
+        self._state = self._layer.initial_state(self.batch_size)
 
     @property
     def state(self):
-        """(h, c), copies of shape (L, B, H|P) and (L, B, H); assign to set them."""
-        return tuple(s.copy() for s in self._state)
+        """A copy of the state, as a call of the layer returns it; assign to set it.
+
+        None: as `reset` does.
+        """
+        return _copy(self._state)
 
     @state.setter
     def state(self, value):
-        names = ("h", "c")
-        shapes = tuple(s.shape for s in self._state)
-        like = ("stream", self._state[0])
-        symbols = ("L, B, H|P", "L, B, H")
-        h, c = checks.state_pair("state", value, names, symbols, shapes, like)
-        self._state = h.copy(), c.copy()
+        like = ("stream", self._layer.flat)
+        given = self._layer.check_state("state", value, "{}", self.batch_size, like, cells="L")
+        own = self._layer.initial_state(self.batch_size)
+        if isinstance(own, tuple) and len(given) > 1:
+            self._state = tuple(
+                start if a is None else _copy(a) for a, start in zip(given, own, strict=True)
+            )
+        else:
+            self._state = own if given[0] is None else _copy(given[0])
 
     def step(self, x_t, out=None):
         """The output of one step.
@@ -74,15 +84,19 @@ class ReferenceStream:
         single = x_t.ndim == 1 and self.batch_size == 1
         expected = (self.input_size,) if single else (self.batch_size, self.input_size)
         checks.shape("x_t", x_t, "I" if single else "B, I", expected)
-        if x_t.dtype != self._lstm.dtype:
-            raise TypeError(f"x_t is {x_t.dtype} but the stream is {self._lstm.dtype}")
+        if x_t.dtype != self._layer.dtype:
+            raise TypeError(f"x_t is {x_t.dtype} but the stream is {self._layer.dtype}")
         if out is not None:  # before the state moves on
             size, symbols = self.output_size, "H|P" if single else "B, H|P"
             expected = (size,) if single else (self.batch_size, size)
             out = checks.output_array(out, expected, symbols, {"x": x_t})
-        y, self._state = self._lstm(x_t.reshape(1, self.batch_size, -1), self._state)
+        y, self._state = self._layer(x_t.reshape(1, self.batch_size, -1), self._state)
         y_t = y[0, 0] if single else y[0]
         if out is None:
             return y_t
         out[...] = y_t
         return out
+
+
+def _copy(state):
+    return tuple(map(_copy, state)) if isinstance(state, tuple) else state.copy()

@@ -18,8 +18,8 @@ from torch.autograd import forward_ad
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import backend, layer
+from ._stack import by_cell, stack_backward, stack_forward
 from .spec import Spec
-from .stack import stack_backward, stack_forward
 from .torch_expression import lstm_expression
 
 __all__ = ["Plan", "lstm", "lstm_op", "plan_for", "spec_text", "variant_parameters"]
@@ -45,6 +45,16 @@ class Plan:
     def directions(self):
         """D."""
         return 1 + self.bidirectional
+
+    @property
+    def widths(self):
+        """The sizes of h and c, layer by layer."""
+        return [(self.proj_size or self.hidden_size, self.hidden_size)] * self.num_layers
+
+    def by_cell(self, states):
+        """For each cell its part of these two states; None where there is none."""
+        n = self.num_layers * self.directions
+        return by_cell([[None] * n if s is None else s for s in states])
 
 
 def spec_text(spec):
@@ -194,8 +204,8 @@ def run_forward(plan, x, h0, c0, weights, masks, batch_sizes, save):
         size = D * (plan.proj_size or plan.hidden_size)
         out = np.empty((x.shape[1], x.shape[0], size), x.dtype).swapaxes(0, 1)
     y, h_n, c_n, tapes = stack_forward(
-        cells, x, layout.state(h0), layout.state(c0),
-        lengths=layout.lengths, masks=masks, save=save, out=out,
+        cells, x, plan.widths, plan.by_cell([layout.state(h0), layout.state(c0)]),
+        layout.lengths, masks, save, out,
     )  # fmt: skip
     results = torch.from_numpy(layout.from_steps(y)), layout.from_state(h_n), layout.from_state(c_n)
     return *results, Record(layout, cells, masks, tapes) if save else None
@@ -204,10 +214,15 @@ def run_forward(plan, x, h0, c0, weights, masks, batch_sizes, save):
 def run_backward(plan, record, dy, dh_n, dc_n):
     """dx, dh0, dc0 and the list of the weights' gradients; consumes the record."""
     layout, tapes, record.tapes = record.layout, record.tapes, None
-    dx, dh0, dc0, grads = stack_backward(
-        record.cells, tapes, record.masks,
+    grads = [
+        {name: np.empty_like(w, order="C") for name, w in weights.items() if w is not None}
+        for directions in record.cells
+        for _, weights in directions
+    ]
+    dx, dh0, dc0 = stack_backward(
+        record.cells, tapes, plan.widths, record.masks,
         None if dy is None else layout.to_steps(_array(dy)),
-        layout.state(dh_n), layout.state(dc_n),
+        plan.by_cell([layout.state(dh_n), layout.state(dc_n)]), grads,
     )  # fmt: skip
     dweights = []
     for cell in grads:
