@@ -73,6 +73,7 @@ class LSTM(Recurrent):
 
     Examples
     --------
+    >>> import numpy as np
     >>> lstm = LSTM(8, 16, num_layers=2, seed=0)
     >>> x = np.zeros((5, 3, 8), np.float32)
     >>> y, (h_n, c_n) = lstm(x)
