@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The fastest and most complete LSTM core for CPUs: NumPy in, NumPy out."""
 
-from . import losses, optim, reference, schedules
+from . import _second_order, losses, optim, reference, schedules
 from ._stream import Stream
 from ._version import __version__
 from .backend import get_num_threads, info, select, set_num_threads
@@ -22,6 +22,8 @@ from .modules import (
 from .spec import Spec
 
 lstm_forward, lstm_backward = select().lstm_forward, select().lstm_backward
+_second = reference if select() is reference else _second_order
+lstm_jvp, lstm_hvp = _second.lstm_jvp, _second.lstm_hvp
 
 __all__ = [
     "LSTM",
@@ -48,6 +50,8 @@ __all__ = [
     "losses",
     "lstm_backward",
     "lstm_forward",
+    "lstm_hvp",
+    "lstm_jvp",
     "optim",
     "reference",
     "save",

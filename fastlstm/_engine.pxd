@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What `_stream` shares with the engine."""
+"""What `_stream` and `_second_order` share with the engine."""
 
 from ._csrc cimport fl_kernels, fl_lstm, fl_work
 from ._loops cimport Job
@@ -29,3 +29,5 @@ cdef int describe(
 ) except -1
 cdef int units_team_size(const fl_lstm *q) noexcept nogil
 cdef void run_together(int n, fl_work work, void *arg) noexcept nogil
+cdef void *blas_gemm(bint is_f64) except NULL
+cdef int interrupted(const Job *job) except -1

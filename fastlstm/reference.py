@@ -34,7 +34,7 @@ from .activations import activation, sigmoid
 from .spec import Spec
 from .tape import Tape
 
-__all__ = ["lstm_backward", "lstm_forward", "sigmoid"]
+__all__ = ["lstm_backward", "lstm_forward", "lstm_hvp", "lstm_jvp", "sigmoid"]
 
 EPS = 1e-5  # of the layer norm
 _IFO = [0, 1, 3]  # the gates of i f g o that are gates
@@ -346,3 +346,6 @@ def _product_backward(q, name, product, da, grads):
     hat, r = _norm(product, _live(q))
     grads[name] += (da * hat).sum(axis=0)
     return _norm_backward(hat, r, getattr(q, name) * da, _live(q))
+
+
+from .reference_second_order import lstm_hvp, lstm_jvp  # noqa: E402  it is made of the above
