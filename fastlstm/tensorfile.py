@@ -21,7 +21,15 @@ from math import prod
 
 import numpy as np
 
-__all__ = ["Fault", "FormatError", "load_tensors", "parse_json", "save_tensors"]
+__all__ = [
+    "Fault",
+    "FormatError",
+    "brief",
+    "load_tensors",
+    "parse_json",
+    "replace_file",
+    "save_tensors",
+]
 
 _MAX_HEADER = 16 << 20  # bytes; an entry takes about 100
 _MAX_BYTES = 2**63 - 1  # what NumPy can address
@@ -108,7 +116,7 @@ def save_tensors(path, tensors, metadata=None):
     text += b" " * (-len(text) % 8)
     if len(text) > _MAX_HEADER:
         raise ValueError(f"names and metadata must fit {_MAX_HEADER} bytes, got {len(text)}")
-    _replace(path, [struct.pack("<Q", len(text)), text, *map(_bytes, arrays.values())])
+    replace_file(path, [struct.pack("<Q", len(text)), text, *map(_bytes, arrays.values())])
 
 
 def load_tensors(path):
@@ -153,13 +161,13 @@ def load_tensors(path):
         for name, dtype, shape, _ in entries:
             array = np.empty(shape, _DTYPES[dtype])
             if file.readinto(_bytes(array)) != array.nbytes:
-                raise fault(f"truncated inside {_brief(name)} while it was read")
+                raise fault(f"truncated inside {brief(name)} while it was read")
             if dtype == "BF16":
                 wide = array.astype("u4")
                 wide <<= 16
                 array = wide.view("f4")
             if dtype == "BOOL" and (array.view("u1") > 1).any():
-                raise fault(f"{_brief(name)} is BOOL, but has bytes that are neither 0 nor 1")
+                raise fault(f"{brief(name)} is BOOL, but has bytes that are neither 0 nor 1")
             tensors[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
     return tensors, metadata
 
@@ -205,7 +213,7 @@ def parse_json(text, fault, what):
         value = {}
         for key, item in pairs:
             if key in value:
-                raise ValueError(f"key {_brief(key)} occurs twice")
+                raise ValueError(f"key {brief(key)} occurs twice")
             value[key] = item
         return value
 
@@ -232,7 +240,7 @@ def _entries(text, available, fault):
     entries.sort(key=lambda entry: entry[3])
     position = 0
     for name, _, _, (begin, end) in entries:
-        name = _brief(name)
+        name = brief(name)
         if begin != position:
             what = "overlaps what is before it" if begin < position else "leaves a hole before it"
             raise fault(f"{name} {what}: it begins at {begin}, expected {position}")
@@ -246,24 +254,24 @@ def _entries(text, available, fault):
 
 def _entry(name, info, fault):
     """(dtype, shape, (begin, end)) of one array, checked by themselves."""
-    name = _brief(name)
+    name = brief(name)
     if type(info) is not dict or set(info) != {"dtype", "shape", "data_offsets"}:
         raise fault(f"{name} must have dtype, shape and data_offsets, nothing else")
     dtype, shape, offsets = info["dtype"], info["shape"], info["data_offsets"]
     if type(dtype) is not str or dtype not in _DTYPES:
-        raise fault(f"{name} has dtype {_brief(dtype)}, known are {', '.join(_DTYPES)}")
+        raise fault(f"{name} has dtype {brief(dtype)}, known are {', '.join(_DTYPES)}")
     if not _naturals(shape) or len(shape) > 32:
-        raise fault(f"{name} must have a shape of at most 32 integers >= 0, got {_brief(shape)}")
+        raise fault(f"{name} must have a shape of at most 32 integers >= 0, got {brief(shape)}")
     if not _naturals(offsets) or len(offsets) != 2:
-        raise fault(f"{name} must have two data_offsets >= 0, got {_brief(offsets)}")
+        raise fault(f"{name} must have two data_offsets >= 0, got {brief(offsets)}")
     itemsize = np.dtype(_DTYPES[dtype]).itemsize
     if prod(n for n in shape if n) * itemsize > _MAX_BYTES:
-        raise fault(f"{name} has shape {_brief(shape)}, which overflows")
+        raise fault(f"{name} has shape {brief(shape)}, which overflows")
     nbytes = prod(shape) * itemsize
     if offsets[1] - offsets[0] != nbytes:
         raise fault(
             f"{name} is {dtype} of shape {tuple(shape)} and takes {nbytes} bytes, but its "
-            f"data_offsets are {_brief(offsets)}"
+            f"data_offsets are {brief(offsets)}"
         )
     return dtype, tuple(shape), tuple(offsets)
 
@@ -280,13 +288,13 @@ def _naturals(value):
     return type(value) is list and all(type(n) is int and 0 <= n <= _MAX_BYTES for n in value)
 
 
-def _brief(value):
+def brief(value):
     """What a message shows of a value of any length."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _replace(path, chunks):
+def replace_file(path, chunks):
     """Write ``chunks`` to a new file and put it in the place of ``path``, in one step."""
     target = os.path.realpath(os.fsdecode(path))  # through a symbolic link to what it names
     folder = os.path.dirname(target)

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: MIT
+"""Which layers of Keras 3 the modules of a model are: their configs and their weights.
+
+The other way round from keras_layers.py, with the same conventions.
+"""
+
+from .keras_config import GROUPS
+from .keras_layers import ACTIVATIONS
+from .layer import LSTM
+from .modules import (
+    Activation,
+    Dense,
+    Dropout,
+    Embedding,
+    Flatten,
+    LastState,
+    MergeDirections,
+    Reverse,
+    Sequential,
+    is_recurrent,
+)
+from .weights import to_layout
+
+__all__ = ["Writer"]
+
+_NAMES = {value: name for name, value in ACTIVATIONS.items()}
+
+
+class Writer:
+    """Turns a model into Keras' layers.
+
+    Parameters
+    ----------
+    model : Sequential
+
+    Attributes
+    ----------
+    config : dict
+        Of a Keras Sequential.
+    arrays : dict of str to list of ndarray
+        Group in the weights' file -> its arrays.
+
+    Raises
+    ------
+    ValueError
+        Keras has no such layer or option; the message names it.
+    """
+
+    def __init__(self, model):
+        self._dtype = "float32" if model.dtype is None else model.dtype.name
+        self._members = _flat(model)
+        self._counts, self.arrays, self._layers = {}, {}, []
+        self._sequence = any(is_recurrent(m) or isinstance(m, Reverse) for m in self._members)
+        self._check_layout()
+        first = self._input()
+        k = 0
+        while k < len(self._members):
+            k += self._write(k)
+        layers = [_object("InputLayer", first), *self._layers]
+        self.config = _object("Sequential", {"name": "sequential", "layers": layers}, "keras")
+
+    def _check_layout(self):
+        for m in self._members:
+            if getattr(m, "batch_first", True) is not True:
+                raise ValueError(
+                    f"Keras has the batch first, but {m!r} has batch_first=False: build it with "
+                    "batch_first=True"
+                )
+
+    def _input(self):
+        """The config of the input: the batch, the steps if any, the features."""
+        first = self._members[0]
+        steps = [self._steps()] if self._sequence else []
+        if isinstance(first, Embedding):
+            return self._options("InputLayer", batch_shape=[None, *steps], dtype="int32")
+        sizes = (getattr(m, name, None) for m in self._members for name in _SIZES)
+        size = next((n for n in sizes if n is not None), None)
+        return self._options("InputLayer", batch_shape=[None, *steps, size])
+
+    def _steps(self):
+        """How many steps the model needs: those that a Dense behind a Flatten has weights for."""
+        size, flat = None, False
+        for m in self._members:
+            if isinstance(m, Flatten):
+                flat = True
+            elif isinstance(m, Dense) and flat:
+                return m.in_features // size
+            elif isinstance(m, MergeDirections):
+                size //= 2
+            else:
+                size = getattr(m, "output_size", getattr(m, "out_features", size))
+        return None
+
+    def _options(self, kind, **options):
+        """The config of a layer with a name of its own and the dtype."""
+        group = GROUPS[kind]
+        k = self._counts[group] = self._counts.get(group, -1) + 1
+        return {"name": f"{group}_{k}" if k else group, "dtype": self._dtype, **options}
+
+    def _add(self, kind, options, arrays=None):
+        """Append a layer; ``arrays``: group inside that of the layer -> its arrays."""
+        self._layers.append(_object(kind, options))
+        for inside, values in (arrays or {}).items():
+            self.arrays[f"layers/{options['name']}{inside}"] = values
+
+    def _write(self, k):
+        """Write the layer that begins with member k; how many members it was."""
+        m, rest = self._members[k], self._members[k + 1 :]
+        if isinstance(m, Reverse):
+            if not rest or not is_recurrent(rest[0]):
+                raise ValueError("Keras has no Reverse but as go_backwards of a recurrent layer")
+            return 1 + self._recurrent(rest[0], rest[1:], backwards=True)
+        if is_recurrent(m):
+            return self._recurrent(m, rest, backwards=False)
+        if isinstance(m, MergeDirections):
+            raise ValueError("Keras has no MergeDirections but in a Bidirectional")
+        writers = {Activation: self._activation, Dense: self._dense, Dropout: self._dropout,
+                   Embedding: self._embedding, Flatten: self._flatten}  # fmt: skip
+        if type(m) not in writers:
+            raise ValueError(f"Keras has no {type(m).__name__}")
+        writers[type(m)](m)
+        return 1
+
+    def _dense(self, m):
+        options = self._options(
+            "Dense",
+            units=m.out_features,
+            activation=m.activation or "linear",
+            use_bias=m.bias,
+        )
+        state = m.state_dict()
+        self._add(
+            "Dense", options, {"": [state["weight"].T, *[state[k] for k in ["bias"][: m.bias]]]}
+        )
+
+    def _activation(self, m):
+        found = _activation(m.activation, self._dtype)
+        if type(found) is str:
+            self._add("Activation", self._options("Activation", activation=found))
+        else:
+            kind = found["class_name"]
+            alone = {k: v for k, v in found["config"].items() if k not in ("name", "dtype")}
+            self._add(kind, self._options(kind, **alone))
+
+    def _dropout(self, m):
+        shape = None
+        if m.shared_axis is not None:
+            shape = [None, None, None] if self._sequence else [None, None]
+            if m.shared_axis >= len(shape):
+                raise ValueError(f"Keras needs the rank of x for {m!r}, which is not known")
+            shape[m.shared_axis] = 1
+        self._add("Dropout", self._options("Dropout", rate=m.p, noise_shape=shape))
+
+    def _embedding(self, m):
+        options = self._options(
+            "Embedding", input_dim=m.num_embeddings, output_dim=m.embedding_dim, mask_zero=False
+        )
+        self._add("Embedding", options, {"": [m.state_dict()["weight"]]})
+
+    def _flatten(self, m):
+        self._sequence = False
+        self._add("Flatten", self._options("Flatten"))
+
+    # -- recurrent layers ----------------------------------------------------------------------
+
+    def _recurrent(self, m, rest, backwards):
+        """Write a stack of recurrent layers, and what belongs to it; how many members it was."""
+        if backwards and (m.num_layers > 1 or m.bidirectional):
+            raise ValueError("Keras has no Reverse before several layers or two directions")
+        last = bool(rest) and isinstance(rest[0], LastState)
+        rest = rest[last:]
+        merge = isinstance(rest[0], MergeDirections) if rest else False
+        if merge and not (m.bidirectional and m.num_layers == 1):
+            raise ValueError("Keras has MergeDirections behind one bidirectional layer alone")
+        weights, D = m.cell_weights(), 1 + m.bidirectional
+        for layer in range(m.num_layers):
+            top = layer == m.num_layers - 1
+            options = {"return_sequences": not (last and top), **_cell_options(m, self._dtype)}
+            arrays = [_cell_arrays(w) for w in weights[layer * D : layer * D + D]]
+            kind = _KINDS[type(m)]
+            if m.bidirectional:
+                self._bidirectional(kind, options, arrays, rest[0].mode if merge else "concat")
+            else:
+                options = self._options(kind, go_backwards=backwards, **options)
+                self._add(kind, options, {"/cell": arrays[0]})
+            if m.dropout and not top:
+                self._dropout(Dropout(m.dropout))
+        if last:
+            self._sequence = False
+        return 1 + last + merge
+
+    def _bidirectional(self, kind, options, arrays, merge):
+        ways = {}
+        for way, backwards in (("forward", False), ("backward", True)):
+            name = {"name": f"{way}_{GROUPS[kind]}", "dtype": self._dtype}
+            ways[way] = _object(kind, {**name, "go_backwards": backwards, **options})
+        whole = self._options(
+            "Bidirectional",
+            merge_mode=merge,
+            layer=ways["forward"],
+            backward_layer=ways["backward"],
+        )
+        groups = [f"/{way}_layer/cell" for way in ways]
+        self._add("Bidirectional", whole, dict(zip(groups, arrays, strict=True)))
+
+
+_SIZES = ("input_size", "in_features")
+_KINDS = {LSTM: "LSTM"}
+
+
+def _object(kind, options, module="keras.layers"):
+    """A layer as Keras writes it."""
+    return {"module": module, "class_name": kind, "config": options, "registered_name": None}
+
+
+def _flat(model):
+    """The members of a model, those of a Sequential in it too."""
+    members = model.modules if isinstance(model, Sequential) else [model]
+    return [
+        m
+        for member in members
+        for m in (_flat(member) if isinstance(member, Sequential) else [member])
+    ]
+
+
+def _activation(value, dtype):
+    """Keras' name of an activation, or a layer that computes it."""
+    if value in _NAMES:
+        return _NAMES[value]
+    kind, *numbers = value if isinstance(value, tuple) else (value,)
+    if kind == "leaky_relu":
+        name, options = "LeakyReLU", {"negative_slope": numbers[0]}
+    elif kind == "elu":
+        name, options = "ELU", {"alpha": numbers[0]}
+    else:
+        raise ValueError(f"Keras has no activation {value!r}")
+    return _object(name, {"name": GROUPS[name], "dtype": dtype, **options})
+
+
+def _cell_options(m, dtype):
+    """The options of a recurrent layer that say what its cell computes."""
+    refused = dict(m.spec.changed)
+    gate = _activation(refused.pop("gate", "sigmoid"), dtype)
+    squash = refused.pop("candidate", "tanh"), refused.pop("output", "tanh")
+    if squash[0] != squash[1]:
+        raise ValueError(f"Keras has one activation for candidate and output, not {squash}")
+    if m.proj_size:
+        refused["proj_size"] = m.proj_size
+    if refused:
+        raise ValueError(f"Keras' {_KINDS[type(m)]} has no {', '.join(refused)}")
+    return {
+        "units": m.hidden_size,
+        "activation": _activation(squash[0], dtype),
+        "recurrent_activation": gate,
+        "use_bias": m.bias,
+    }
+
+
+def _cell_arrays(weights):
+    """kernel, recurrent_kernel and, where there is one, bias."""
+    return list(to_layout("keras", weights).values())
