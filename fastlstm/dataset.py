@@ -17,22 +17,40 @@ _CHUNK = 1 << 20
 
 
 class Batch(NamedTuple):
-    """Some samples: x (B, ...), y (B, ...), lengths (B,) or None, weight (B,), (B, T) or None."""
+    """Some samples: x (B, ...), y (B, ...), lengths (B,) or None, weight (B,), (B, T) or None.
+
+    ``steps`` is how many steps each weight stands for: T in `pieces`, where T differs.
+    """
 
     x: np.ndarray
     y: np.ndarray
     lengths: np.ndarray | None
     weight: np.ndarray | None
+    steps: int = 1
 
     @property
     def total(self):
         """How much the loss of this batch counts beside that of others."""
-        return len(self.x) if self.weight is None else float(self.weight.sum())
+        return self.steps * (len(self.x) if self.weight is None else float(self.weight.sum()))
 
     @property
     def keywords(self):
         """What a model takes beside x; a model without recurrent layers knows no lengths."""
         return {} if self.lengths is None else {"lengths": self.lengths}
+
+    def pieces(self, k):
+        """Yield the batch cut along time into pieces of k steps, the last one maybe shorter."""
+        for start in range(0, self.x.shape[1], k):
+            part = slice(start, start + k)
+            x, weight = self.x[:, part], self.weight
+            lengths = None if self.lengths is None else np.clip(self.lengths - start, 0, x.shape[1])
+            by_step = weight is not None and weight.ndim == 2
+            piece = Batch(
+                x, self.y[:, part], lengths, weight[:, part] if by_step else weight,
+                1 if by_step else x.shape[1],
+            )  # fmt: skip
+            if piece.total > 0:  # else every row has ended before
+                yield piece
 
 
 class Dataset:
@@ -100,6 +118,7 @@ class Dataset:
                     f"{self.name}y of shape {self.y.shape} does not fit the model's prediction "
                     f"of shape {expected}; for the first sample: {fault}"
                 ) from fault
+        self.prediction_shape = (len(self), *prediction.shape[1:])
         if loss is cross_entropy and self.y.ndim < prediction.ndim:
             check_labels(self.y, prediction.shape[-1], self.name + "y")
         # A prediction for every step of a ragged batch: the steps beyond a row's length are void.
@@ -132,13 +151,18 @@ class Dataset:
             part = slice(start, start + batch_size)
             yield self.batch(part if order is None else order[part])
 
-    def split(self, fraction):
-        """Return (first part, last part), the last one with ``fraction`` of the samples."""
-        n = len(self) - math.ceil(len(self) * fraction)
+    def split(self, fraction, by_time=False):
+        """Return (first part, last part), the last one with ``fraction`` of the samples, or
+        ``by_time`` of the steps of each.
+        """
+        size, what = (self.x.shape[1], "steps") if by_time else (len(self), "samples")
+        n = size - math.ceil(size * fraction)
         if n == 0:
             raise ValueError(
-                f"validation_fraction={fraction} of {len(self)} samples leaves none to train on"
+                f"validation_fraction={fraction} of {size} {what} leaves none to train on"
             )
+        if by_time:
+            return self._steps(0, n), self._steps(n, size)
         return self._part(slice(0, n)), self._part(slice(n, None))
 
     def _part(self, rows):
@@ -146,6 +170,14 @@ class Dataset:
         part.x, part.y = self.x[rows], self.y[rows]
         part.lengths = None if self.lengths is None else self.lengths[rows]
         part.weight = None if self.weight is None else self.weight[rows]
+        part._check_total()
+        return part
+
+    def _steps(self, start, stop):
+        part = copy.copy(self)
+        part.x, part.y = self.x[:, start:stop], self.y[:, start:stop]
+        if self.lengths is not None:
+            part.lengths = np.clip(self.lengths - start, 0, stop - start)
         part._check_total()
         return part
 

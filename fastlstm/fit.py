@@ -2,13 +2,19 @@
 """Training without a framework: ``fit(model, x, y, epochs=20)``; the loop is in training.py."""
 
 import contextlib
+import math
 import sys
 
 import numpy as np
 
+from .between import Reverse
 from .checkpoint import Checkpoint
 from .dataset import Dataset
+from .echo import check_readout, fit_readout
+from .heads import LastState
+from .layer import LSTM
 from .losses import get_loss
+from .modules import is_recurrent
 from .optim import get_optimizer
 from .schedules import get_schedule
 from .training import DivergenceError, EarlyStopping, History, Run, mean_loss
@@ -21,7 +27,7 @@ def fit(
     x,
     y,
     *,
-    epochs,
+    epochs=None,
     loss="squared_error",
     optimizer="adam",
     batch_size=32,
@@ -33,6 +39,10 @@ def fit(
     clip_value=None,
     l2=0.0,
     l1=0.0,
+    norm_penalty=0.0,
+    bptt=None,
+    train_recurrent=True,
+    spectral_radius=0.9,
     schedule=None,
     early_stopping=None,
     sample_weight=None,
@@ -54,6 +64,7 @@ def fit(
         Shaped as the prediction and of its dtype, or what `loss` takes (labels).
     epochs : int
         Passes over the data, all in all: with ``resume`` those of the checkpoint count.
+        Not with ``train_recurrent=False``.
     loss : str or callable
         See `losses`.
     optimizer : str or Optimizer
@@ -64,7 +75,8 @@ def fit(
         A new order in every epoch.
     validation_data : tuple (x, y) or (x, y, lengths), optional
     validation_fraction : float, in [0, 1)
-        Hold back the LAST part of the data instead: in time it comes after the rest.
+        Hold back the LAST part of the data instead: in time it comes after the rest. With
+        ``bptt`` that is the last steps of every sample, which then begin in the zero state.
     callback : callable, optional
         ``callback(epoch, logs)`` after each epoch, with the entries of the History of this
         epoch; training stops when it returns True.
@@ -73,6 +85,21 @@ def fit(
     l2, l1 : float
         Add the gradient of ``l2/2 * sum(w**2) + l1 * sum(abs(w))`` over all weights, not over
         biases. The reported losses are those of the data alone.
+    norm_penalty : float
+        Add ``norm_penalty`` times the penalty of Pascanu et al. (2013) on the norms of errors on
+        their way back through time, see norm_penalty.py. For LSTM layers with the default `Spec`.
+    bptt : int, optional
+        Truncated back-propagation through time: x is (n, T, I) with long, maybe few series
+        (``series[None]`` is one), y and the prediction are (n, T, ...). Each batch is cut into
+        pieces of ``bptt`` steps, in order, each of them a step of the optimiser. The state is
+        carried from piece to piece, the gradient is not. An epoch begins in the zero state.
+    train_recurrent : bool
+        False: an echo-state network. The recurrent weights are scaled to ``spectral_radius`` and
+        left so, and the last member, a Dense, is solved for by ridge regression: the weights of
+        least mean squared error with the penalty ``l2``. One pass over the data; of the other
+        settings it takes batch_size, lengths, sample_weight and those of validation.
+    spectral_radius : float, > 0
+        For ``train_recurrent=False``: of the recurrent matrix of each gate, layer and direction.
     schedule : str or Schedule, optional
         See `schedules`. The optimiser's own rate is put back at the end.
     early_stopping : EarlyStopping or int, optional
@@ -125,7 +152,8 @@ def fit(
     """
     _check_settings(
         epochs=epochs, batch_size=batch_size, clip_norm=clip_norm, clip_value=clip_value, l2=l2,
-        l1=l1, validation_fraction=validation_fraction, checkpoint_minutes=checkpoint_minutes,
+        l1=l1, norm_penalty=norm_penalty, bptt=bptt, spectral_radius=spectral_radius,
+        validation_fraction=validation_fraction, checkpoint_minutes=checkpoint_minutes,
     )  # fmt: skip
     if validation_data is not None and validation_fraction:
         raise ValueError("give validation_data or validation_fraction, not both")
@@ -134,22 +162,36 @@ def fit(
     _check_model(model)
     loss, optimizer = get_loss(loss), get_optimizer(optimizer)
     data, held_back = Dataset(x, y, lengths, sample_weight, model, loss), None
+    _check_recurrent(model, data, bptt, norm_penalty)
     if validation_data is not None:
         held_back = _validation_set(validation_data, model, loss)
     elif validation_fraction:
-        data, held_back = data.split(validation_fraction)
+        data, held_back = data.split(validation_fraction, by_time=bptt is not None)
+    if not train_recurrent:
+        refused = {
+            "epochs": epochs, "clip_norm": clip_norm, "clip_value": clip_value, "l1": l1,
+            "norm_penalty": norm_penalty, "bptt": bptt, "schedule": schedule, "callback": callback,
+            "early_stopping": early_stopping, "checkpoint": checkpoint,
+        }  # fmt: skip
+        check_readout(model, loss, refused)
+        return fit_readout(model, loss, data, held_back, batch_size, spectral_radius, l2)
+    if epochs is None:
+        raise ValueError("epochs must be given: how often to pass over the data")
     run = Run(
         model, loss, optimizer, get_schedule(schedule, epochs), _early_stopping(early_stopping),
-        np.random.default_rng(seed), clip_norm, clip_value, l2, l1,
+        np.random.default_rng(seed), clip_norm=clip_norm, clip_value=clip_value, l2=l2, l1=l1,
+        norm_penalty=norm_penalty, bptt=bptt,
     )  # fmt: skip
     store = None
     if checkpoint is not None:
         settings = {"n": len(data), "batch_size": batch_size, "shuffle": bool(shuffle)}
         settings |= {"optimizer": type(optimizer).__name__, "parameters": model.flat.size}
+        settings |= {"bptt": bptt, "norm_penalty": norm_penalty}
         store = Checkpoint(checkpoint, checkpoint_minutes, settings)
         if resume:
             store.restore(run)
-    with _bar(progress, epochs * len(data), run.epoch * len(data)) as bar:
+    samples = len(data) if bptt is None else math.prod(data.x.shape[:2])
+    with _bar(progress, epochs * samples, run.epoch * samples, bptt is not None) as bar:
         while run.epoch < epochs and run.history.stopped == "epochs":
             logs = run.train_epoch(data, held_back, batch_size, shuffle, bar)
             if callback is not None and callback(run.epoch - 1, logs) is True:
@@ -186,7 +228,7 @@ class _NoBar:
         """Do nothing."""
 
 
-def _bar(progress, total, initial):
+def _bar(progress, total, initial, by_step):
     if progress or (progress is None and sys.stderr is not None and sys.stderr.isatty()):
         try:
             from tqdm import tqdm
@@ -194,7 +236,8 @@ def _bar(progress, total, initial):
             if progress:
                 raise ImportError("progress=True needs tqdm: pip install tqdm") from None
         else:
-            return tqdm(total=total, initial=initial, unit=" samples", unit_scale=True)
+            unit = " steps" if by_step else " samples"
+            return tqdm(total=total, initial=initial, unit=unit, unit_scale=True)
     return contextlib.nullcontext(_NoBar())
 
 
@@ -202,10 +245,10 @@ def _check_settings(**settings):
     for name, value in settings.items():
         if value is None:
             continue
-        if name in ("epochs", "batch_size"):
+        if name in ("epochs", "batch_size", "bptt"):
             if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
-        elif name.startswith("clip") and not value > 0:
+        elif name.startswith(("clip", "spectral")) and not value > 0:
             raise ValueError(f"{name} must be positive, got {value!r}")
         elif name == "validation_fraction" and not 0 <= value < 1:
             raise ValueError(f"{name} must be in [0, 1), got {value!r}")
@@ -224,6 +267,32 @@ def _check_model(model):
     for member in getattr(model, "modules", [model]):
         if not all(a.flags.writeable for a in member.parameters().values()):
             raise ValueError(f"model is frozen: the parameters of {type(member).__name__}")
+
+
+def _check_recurrent(model, data, bptt, norm_penalty):
+    """Refuse what cannot be cut along time, and cells that the norm penalty does not know."""
+    members = getattr(model, "modules", [])
+    layers = [m for m in members if is_recurrent(m)]
+    for name, value in (("bptt", bptt), ("norm_penalty", norm_penalty)):
+        if value and not layers:
+            raise TypeError(f"{name} needs a Sequential with a recurrent layer, got {model!r}")
+    if bptt:
+        _check_cut(members, layers, data)
+    for layer in layers if norm_penalty else ():
+        if not isinstance(layer, LSTM) or layer.spec.changed:
+            raise ValueError(f"norm_penalty is for LSTM with the default Spec, got {layer!r}")
+
+
+def _check_cut(members, layers, data):
+    if any(layer.bidirectional for layer in layers):
+        raise ValueError("bptt needs layers that read forwards, got a bidirectional one")
+    for m in members:
+        if isinstance(m, (LastState, Reverse)):
+            raise ValueError(f"bptt needs a prediction at each step, got a model with {m!r}")
+    expected = data.x.shape[:2]
+    for name, shape in (("prediction", data.prediction_shape), ("y", data.y.shape)):
+        if shape[:2] != expected:
+            raise ValueError(f"bptt needs {name} (n, T, ...) = {(*expected, '...')}, got {shape}")
 
 
 def _validation_set(validation_data, model, loss):

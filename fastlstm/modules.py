@@ -190,8 +190,15 @@ class Sequential(Module):
 
         Parameters and exceptions are those of `forward`.
         """
+        return self._infer(self._pairs(), x, lengths, state)
+
+    def features(self, x, lengths=None, state=None):
+        """Return what the last member is given; else as a call."""
+        return self._infer(self._pairs()[:-1], x, lengths, state)
+
+    def _infer(self, pairs, x, lengths, state):
         states = self._split(state, lengths)
-        for m, follower in self._pairs():
+        for m, follower in pairs:
             if is_recurrent(m):
                 y, final = m(x, state=next(states), lengths=lengths)
                 x = m.top(final) if isinstance(follower, LastState) else y
@@ -274,13 +281,16 @@ class Sequential(Module):
             tape.tapes.append(inner)
         return x, tape
 
-    def backward(self, tape, dy):
+    def backward(self, tape, dy, watch=None):
         """Return dx and the gradients of all parameters.
 
         Parameters
         ----------
         tape : SequentialTape
         dy : ndarray, shape and dtype of y
+        watch : callable, optional
+            ``watch("0.", layer, tape, dy, dstate)`` before the backward pass of each recurrent
+            member: what its parameters' names begin with, and what that pass is given.
 
         Returns
         -------
@@ -307,6 +317,8 @@ class Sequential(Module):
                 if isinstance(follower, LastState):
                     # y itself is not used: all of the gradient comes in at the last step.
                     dstate, dy = m.top_gradient(final, dy), None
+                if watch is not None:
+                    watch(f"{self.modules.index(m)}.", m, inner, dy, dstate)
                 dy, _, part = m.backward(inner, dy, dstate=dstate)
             else:
                 dy, part = m.backward(inner, dy)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from .csvfile import InputError
+from .leastsquares import LeastSquares
 
 __all__ = ["SCALINGS", "Change", "LinearAR", "MinMax", "Split", "least_rows", "persistence"]
 
@@ -213,12 +214,11 @@ class LinearAR:
         self.mean = float(values.mean())
         self.scale = float(np.abs(values - self.mean).max()) or 1.0
         rows = sliding_window_view((values - self.mean) / self.scale, window + horizon)
-        # [windows 1 targets] = Q R: the least squares problem of R is that of all windows.
-        r = np.empty((0, window + 1 + horizon))
+        problem = LeastSquares(window, horizon)
         for start in range(0, len(rows), _CHUNK):
-            part = np.insert(rows[start : start + _CHUNK], window, 1.0, axis=1)
-            r = np.linalg.qr(np.concatenate((r, part)), mode="r")
-        self.weights = np.linalg.lstsq(r[:, : window + 1], r[:, window + 1 :], rcond=None)[0]
+            part = rows[start : start + _CHUNK]
+            problem.add(part[:, :window], part[:, window:])
+        self.weights = problem.solve()
 
     def predict(self, values):
         """The forecasts after each window of ``values``, (n - window + 1, H)."""

@@ -23,11 +23,13 @@ class Tape:
         All cell states, as ``h``.
     gates : ndarray (T, B, 4, H)
         The activated gates i, f, g, o. Beyond a row's length: 0.
+    dgates : ndarray (T, B, 4, H)
+        After `lstm_backward`: the gradients of the gates' arguments, W x + W h + b.
 
     Raises
     ------
     RuntimeError
-        The tape was consumed by `lstm_backward` (only ``gates``).
+        The tape was consumed by `lstm_backward` (``gates``), or not yet (``dgates``).
     """
 
     def __init__(self, inputs, h, c, gates, h_raw=None, order=None, x=None, weights=None,
@@ -61,8 +63,20 @@ class Tape:
                 "the gates of this tape were overwritten by lstm_backward; "
                 "look before it, or call lstm_backward(..., keep=True)"
             )
-        T, B, U, _, L = self._gates.shape
-        gates = self._gates.transpose(0, 1, 3, 2, 4).reshape(T, B, 4, U * L)
+        return self._by_gate()
+
+    @property
+    def dgates(self):
+        """The gradients of the gates' arguments (T, B, 4, H), after `lstm_backward`."""
+        if not self._consumed:
+            raise RuntimeError(
+                "the gradients of the gates are there after lstm_backward(..., keep=False)"
+            )
+        return self._by_gate()
+
+    def _by_gate(self):
+        T, B, U, n, L = self._gates.shape
+        gates = self._gates.transpose(0, 1, 3, 2, 4).reshape(T, B, n, U * L)
         return self._rows(gates[..., : self.inputs.H])
 
     def _rows(self, a, initial=None):

@@ -7,6 +7,9 @@
         _, grads = model.backward(tape, dprediction)
         penalties, clipping, optimizer.step(model.flat, grads.flat)
 
+With ``bptt`` every batch is cut along time into pieces, each of them a step of the optimiser; a
+piece begins with the state in which the one before has ended, and no gradient goes back there.
+
 One NumPy generator draws the order of the samples and all dropout masks: its seed fixes every
 bit of the result, and its state in a checkpoint makes a resumed run the same as a whole one.
 """
@@ -16,6 +19,7 @@ import time
 
 import numpy as np
 
+from .norm_penalty import NormPenalty
 from .optim import clip_grad_norm, clip_grad_value, grad_norm
 
 __all__ = ["DivergenceError", "EarlyStopping", "History", "Run", "mean_loss"]
@@ -79,7 +83,8 @@ class EarlyStopping:
 class History(dict):
     """What `fit` returns: lists with one entry for each epoch.
 
-    Keys are ``loss``, ``val_loss`` (with validation data), ``seconds`` and ``learning_rate``.
+    Keys are ``loss``, ``val_loss`` (with validation data), ``norm_penalty`` (with that penalty:
+    its value before it is multiplied), ``seconds`` and ``learning_rate``.
 
     Attributes
     ----------
@@ -110,17 +115,19 @@ class Run:
     """A training under way: what an epoch changes, and what it needs for that."""
 
     def __init__(
-        self, model, loss, optimizer, schedule, early_stopping, rng, clip_norm, clip_value, l2, l1
-    ):
+        self, model, loss, optimizer, schedule, early_stopping, rng, *, clip_norm, clip_value, l2,
+        l1, norm_penalty, bptt,
+    ):  # fmt: skip
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.schedule, self.early_stopping, self.rng = schedule, early_stopping, rng
         self.clip_norm, self.clip_value, self.l2, self.l1 = clip_norm, clip_value, l2, l1
+        self.norm_penalty, self.bptt = norm_penalty, bptt
         # "0.weight_hh_l0", "2.weight": biases are not penalised
         names = [n for n in model.parameters() if n.rpartition(".")[2].startswith("weight")]
         self.penalised = names if l2 or l1 else []
         self.history = History()
         self.best_loss, self.best_parameters = math.inf, None
-        self.grads = None  # of the last batch
+        self.grads = self.states = None  # of the last batch
 
     @property
     def epoch(self):
@@ -131,14 +138,17 @@ class Run:
         """Train on all batches once; return the entries of the history."""
         base, start = self.optimizer.lr, time.perf_counter()
         self.optimizer.lr = rate = self.schedule.rate(self.epoch, base)
-        total = weight = 0.0
+        total = weight = omega = 0.0
         try:
             order = data.batches(batch_size, self.rng if shuffle else None)
-            for k, batch in enumerate(order):
-                total += self._train_batch(k, batch) * batch.total
+            for k, (batch, state) in enumerate(self._pieces(order)):
+                value, penalty = self._train_batch(k, batch, state)
+                total, omega = total + value * batch.total, omega + penalty * batch.total
                 weight += batch.total
-                bar.update(len(batch.x))
+                bar.update(len(batch.x) if self.bptt is None else math.prod(batch.x.shape[:2]))
             logs = {"loss": total / weight}
+            if self.norm_penalty:
+                logs["norm_penalty"] = omega / weight
             if not np.isfinite(self.model.flat).all():
                 raise self._divergence(None, logs["loss"])
             if held_back is not None:
@@ -153,14 +163,26 @@ class Run:
         bar.set_postfix({k: f"{v:.4g}" for k, v in logs.items() if k.endswith("loss")})
         return logs
 
-    def _train_batch(self, k, batch):
-        """Take one step of the optimiser; return the loss before it."""
+    def _pieces(self, batches):
+        """Yield what one step of the optimiser sees, with the state that it begins in."""
+        for batch in batches:
+            if self.bptt is None:
+                yield batch, None
+                continue
+            self.states = None
+            for piece in batch.pieces(self.bptt):
+                yield piece, self.states  # which _train_batch has left there
+
+    def _train_batch(self, k, batch, state):
+        """Take one step of the optimiser; return the loss and the norm penalty before it."""
+        begins = {} if state is None else {"state": state}
         with np.errstate(over="ignore", invalid="ignore"):
-            y, tape = self.model.forward(batch.x, rng=self.rng, **batch.keywords)
+            y, tape = self.model.forward(batch.x, rng=self.rng, **batch.keywords, **begins)
+            self.states = tape.states if self.bptt else None
             value, dy = self.loss(y, batch.y, batch.weight)
             if not math.isfinite(value):
                 raise self._divergence(k, value)
-            _, self.grads = self.model.backward(tape, dy)
+            omega = self._backward(tape, dy)
             for name in self.penalised:
                 w, dw = self.model.parameters()[name], self.grads[name]
                 dw += self.l2 * w
@@ -172,7 +194,16 @@ class Run:
             if self.clip_value is not None:
                 clip_grad_value(self.grads, self.clip_value)
             self.optimizer.step(self.model.flat, self.grads.flat)
-        return value
+        return value, omega
+
+    def _backward(self, tape, dy):
+        """Set ``grads``; return the norm penalty, whose gradient they have."""
+        if not self.norm_penalty:
+            _, self.grads = self.model.backward(tape, dy)
+            return 0.0
+        penalty = NormPenalty()
+        _, self.grads = self.model.backward(tape, dy, watch=penalty.look)
+        return penalty.add(self.grads, self.norm_penalty)
 
     def _divergence(self, batch, value):
         norm = math.nan if self.grads is None else grad_norm(self.grads)
