@@ -46,7 +46,7 @@ typedef struct {
                                        ptrdiff_t b0, ptrdiff_t b1, ptrdiff_t v0, ptrdiff_t v1);
     void (*input_gradient[FL_N_DTYPES])(const fl_lstm *q, ptrdiff_t r0, ptrdiff_t r1);
     void (*weight_gradient[FL_N_DTYPES])(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1,
-                                         void *scratch);
+                                         ptrdiff_t begin, ptrdiff_t end, void *scratch);
     void (*peephole_gradient[FL_N_DTYPES])(const fl_lstm *q, int gates, ptrdiff_t u0, ptrdiff_t u1);
     ptrdiff_t (*gradient_scratch[FL_N_DTYPES])(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1);
 } fl_kernels;

@@ -119,24 +119,25 @@ enum { FN(gradient_block) = 512 };
 /* Scratch of weight_gradient, in numbers, for u1 - u0 panels. */
 static ptrdiff_t FN(gradient_scratch)(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1) {
     const ptrdiff_t kept = q->T * q->B <= FN(gradient_block) ? 1 : u1 - u0;
-    const ptrdiff_t sums = FL_MAX(kept * GROUP * (q->I + q->P), q->w_proj ? GROUP * q->P : 0);
+    const ptrdiff_t sums = kept * GROUP * (q->I + q->P) + (q->w_proj ? GROUP * q->P : 0);
     return FN(gradient_block) * (GROUP + q->I + q->P) + sums;
 }
 
-/* dw_proj (P,H) for the units of the groups of four panels that begin in u0 <= u < u1. */
-static void FN(projection_gradient)(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1, REAL *scratch) {
-    const ptrdiff_t N = q->T * q->B, c_row = q->U * VL, block = FN(gradient_block), P = q->P;
+/* dw_proj (P,H) for the units of the groups of four panels that begin in u0 <= u < u1, from the
+ * terms begin <= n < end. */
+static void FN(projection_gradient)(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1, ptrdiff_t begin,
+                                    ptrdiff_t end, REAL *slice, REAL *rows, REAL *sums) {
+    const ptrdiff_t c_row = q->U * VL, block = FN(gradient_block), P = q->P;
     const FN(order) order = FN(order_of)(q);
-    REAL *slice = scratch, *rows = slice + block * GROUP, *sums = rows + block * P;
     for (ptrdiff_t u = (u0 + 3) / 4 * 4; u < u1; u += TILE_VECTORS) {
         const ptrdiff_t lanes = FL_MIN(GROUP, c_row - u * VL);
         const ptrdiff_t units = FL_MIN(GROUP, q->H - u * VL);
         REAL *dw = (REAL *)q->dw_proj + u * VL;
         memset(sums, 0, (size_t)(P * GROUP) * sizeof(REAL));
-        for (ptrdiff_t p = 0; q->add && p < P; p++)
+        for (ptrdiff_t p = 0; (begin > 0 || q->add) && p < P; p++)
             memcpy(sums + p * GROUP, dw + p * q->H, (size_t)units * sizeof(REAL));
-        for (ptrdiff_t n0 = 0; n0 < N; n0 += block) {
-            const ptrdiff_t n = FL_MIN(block, N - n0), at = order.first + order.step * n0;
+        for (ptrdiff_t n0 = begin; n0 < end; n0 += block) {
+            const ptrdiff_t n = FL_MIN(block, end - n0), at = order.first + order.step * n0;
             FN(pack_rows)(P, n, (const REAL *)q->dh_all + at * q->h_row, order.step * q->h_row,
                           rows);
             memset(slice, 0, (size_t)(n * GROUP) * sizeof(REAL));
@@ -153,8 +154,11 @@ static void FN(projection_gradient)(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1
 
 /* dw_ih, dw_hh, db, dw_proj of the units of panels u0 <= u < u1. The sums of dw_ih and dw_hh are
  * kept transposed, (K,4,VL) a panel, and put in order after the last block, while they are in L2.
- */
-static void FN(weight_gradient)(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1, void *scratch) {
+ *
+ * A call adds the terms begin <= n < end, whole blocks but for the last one, so that the caller can
+ * look for signals in between; what is kept waits in scratch. Few rows come in one call. */
+static void FN(weight_gradient)(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1, ptrdiff_t begin,
+                                ptrdiff_t end, void *scratch) {
     const ptrdiff_t N = q->T * q->B, row = q->U * GROUP, I = q->I, P = q->P, H = q->H;
     const ptrdiff_t block = FN(gradient_block);
     const FN(order) order = FN(order_of)(q);
@@ -170,7 +174,7 @@ static void FN(weight_gradient)(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1, vo
     }
     REAL *slice = scratch, *x_rows = slice + block * GROUP, *h_rows = x_rows + block * I;
     REAL *sums = h_rows + block * P;
-    for (ptrdiff_t n0 = 0; n0 < N; n0 += block) {
+    for (ptrdiff_t n0 = begin; n0 < end; n0 += block) {
         const ptrdiff_t n = FL_MIN(block, N - n0), at = order.step * n0;
         FN(pack_rows)(I, n, x + at * I, order.step * I, x_rows);
         FN(pack_rows)(P, n, h_prev + at * q->h_row, order.step * q->h_row, h_rows);
@@ -190,5 +194,7 @@ static void FN(weight_gradient)(const fl_lstm *q, ptrdiff_t u0, ptrdiff_t u1, vo
             }
         }
     }
-    if (q->w_proj) FN(projection_gradient)(q, u0, u1, scratch);
+    if (q->w_proj)
+        FN(projection_gradient)(q, u0, u1, begin, end, slice, h_rows,
+                                sums + (N <= block ? 1 : u1 - u0) * GROUP * (I + P));
 }

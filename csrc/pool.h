@@ -24,6 +24,23 @@ enum { FL_MAX_THREADS = 256 };
 
 typedef void (*fl_work)(void *arg, int share, int n);
 
+/* A flag that one thread raises, once, and others look at while they work. */
+static inline void fl_raise_flag(int *flag) {
+#if defined(_MSC_VER)
+    *(volatile int *)flag = 1;
+#else
+    __atomic_store_n(flag, 1, __ATOMIC_RELAXED);
+#endif
+}
+
+static inline int fl_flag_is_up(const int *flag) {
+#if defined(_MSC_VER)
+    return *(const volatile int *)flag;
+#else
+    return __atomic_load_n(flag, __ATOMIC_RELAXED);
+#endif
+}
+
 void fl_team_share(int n, fl_work work, void *arg);
 void fl_team_together(int n, fl_work work, void *arg);
 int fl_team_barrier(int n);

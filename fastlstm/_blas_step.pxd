@@ -98,20 +98,29 @@ cdef inline void step_backward(
     gemm(q, False, False, n, P, G, gates, G, <const real *>q.w_hh, P, <real>0, dh, P)
 
 
-cdef inline void sum_gradients(const real *tag, const fl_lstm *q) noexcept nogil:
-    """dx, dw_ih, dw_hh, db, dw_proj from the dgates of all steps and rows."""
-    cdef Py_ssize_t N = q.T * q.B, G = 4 * q.H, I = q.I, P = q.P, r, j
-    cdef const real *dgates = <const real *>q.gates
-    cdef const real *h_prev = h_slot(tag, q, q.reverse)
+cdef inline void sum_gradients(
+    const real *tag, const fl_lstm *q, Py_ssize_t r0, Py_ssize_t r1
+) noexcept nogil:
+    """dx, dw_ih, dw_hh, db, dw_proj from the dgates of the rows r0 <= r < r1 of all (T * B).
+
+    dx of these rows; what sums over rows is assigned for r0 = 0, else added to.
+    """
+    cdef Py_ssize_t n = r1 - r0, G = 4 * q.H, I = q.I, P = q.P, r, j
+    cdef const real *dgates = <const real *>q.gates + r0 * G
+    cdef const real *h_prev = h_slot(tag, q, q.reverse) + r0 * P
+    cdef const real *x = <const real *>q.x + r0 * I
     cdef real *db = <real *>q.db
-    gemm(q, False, False, N, I, G, dgates, G, <const real *>q.w_ih, I, <real>0, <real *>q.dx, I)
-    gemm(q, True, False, G, I, N, dgates, G, <const real *>q.x, I, <real>0, <real *>q.dw_ih, I)
-    gemm(q, True, False, G, P, N, dgates, G, h_prev, P, <real>0, <real *>q.dw_hh, P)
+    cdef real sums = 0 if r0 == 0 else 1
+    gemm(q, False, False, n, I, G, dgates, G, <const real *>q.w_ih, I, <real>0,
+         <real *>q.dx + r0 * I, I)
+    gemm(q, True, False, G, I, n, dgates, G, x, I, sums, <real *>q.dw_ih, I)
+    gemm(q, True, False, G, P, n, dgates, G, h_prev, P, sums, <real *>q.dw_hh, P)
     if db != NULL:
-        memset(db, 0, G * sizeof(real))
-        for r in range(N):
+        if r0 == 0:
+            memset(db, 0, G * sizeof(real))
+        for r in range(n):
             for j in range(G):
                 db[j] += dgates[r * G + j]
     if q.w_proj != NULL:
-        gemm(q, True, False, P, q.H, N, <const real *>q.dh_all, P, <const real *>q.m, q.H,
-             <real>0, <real *>q.dw_proj, q.H)
+        gemm(q, True, False, P, q.H, n, <const real *>q.dh_all + r0 * P, P,
+             <const real *>q.m + r0 * q.H, q.H, sums, <real *>q.dw_proj, q.H)

@@ -69,7 +69,8 @@ ctypedef void (*fl_step_backward)(
     Py_ssize_t v0, Py_ssize_t v1) noexcept nogil
 ctypedef void (*fl_input_gradient)(const fl_lstm *q, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil
 ctypedef void (*fl_weight_gradient)(
-    const fl_lstm *q, Py_ssize_t u0, Py_ssize_t u1, void *scratch) noexcept nogil
+    const fl_lstm *q, Py_ssize_t u0, Py_ssize_t u1, Py_ssize_t begin, Py_ssize_t end,
+    void *scratch) noexcept nogil
 ctypedef void (*fl_peephole_gradient)(
     const fl_lstm *q, int gates, Py_ssize_t u0, Py_ssize_t u1) noexcept nogil
 ctypedef Py_ssize_t (*fl_gradient_scratch)(
@@ -104,3 +105,5 @@ cdef extern from "pool.h":
     void fl_team_share(int n, fl_work work, void *arg) noexcept nogil
     void fl_team_together(int n, fl_work work, void *arg) noexcept nogil
     int fl_team_barrier(int n) noexcept nogil
+    void fl_raise_flag(int *flag) noexcept nogil
+    int fl_flag_is_up(const int *flag) noexcept nogil

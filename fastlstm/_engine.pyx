@@ -36,7 +36,9 @@ from ._csrc cimport (
 from ._gates cimport (
     fl_squash, libm_sigmoid_f32, libm_sigmoid_f64, libm_tanh_f32, libm_tanh_f64,
 )
-from ._loops cimport Job, backward_work, forward_work, gradient_work
+from ._loops cimport (
+    Job, PyThread_get_thread_ident, backward_work, forward_work, gradient_work,
+)
 
 __all__ = [
     "Direction", "elementwise", "get_isa", "get_threads", "isas", "lstm_backward", "lstm_forward",
@@ -328,6 +330,7 @@ cdef int describe(
     q.b, q.w_proj = address(w["b"]), address(w["w_proj"])
     job.q, job.simd, job.is_f64 = q, weights.simd, weights.is_f64
     job.sigmoid, job.tanh = squash(job.is_f64, False), squash(job.is_f64, True)
+    job.caller = PyThread_get_thread_ident()
     job.stop_after = job.alone_after = NEVER
     if job.simd == NULL:
         q.U, q.L, q.h_row = 1, q.H, q.P
@@ -524,7 +527,6 @@ cdef run_backward(Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep)
     cdef View view
     cdef Weights weights = tape.weights
     inputs, order, x, m = tape.inputs, tape.order, tape.x, tape.h_raw
-    gates = tape.consume(keep)
     cdef Py_ssize_t T = x.shape[0], B = x.shape[1], size
     ragged, dtype = order is not None, x.dtype
     _, active = by_length(inputs.lengths, T, inputs.B)
@@ -542,10 +544,10 @@ cdef run_backward(Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep)
         view = view_of(dy)
         q.dy, q.dy_t, q.dy_b = view.data, view.stride[0], view.stride[1]
     dx = np.empty((T, B, q.I), dtype)
+    full = np.zeros((T, inputs.B, q.I), dtype) if ragged else dx
     dh_all = aligned((T, B, q.h_row), dtype, ragged) if q.w_proj != NULL else None
 
-    q.x, q.h, q.c, q.gates, q.m = (address(x), address(tape._h), address(tape._c), address(gates),
-                                   address(m))
+    q.x, q.h, q.c, q.m = address(x), address(tape._h), address(tape._c), address(m)
     q.state_slots, q.gate_slots, q.m_slots = T + 1, max(1, T), max(1, T)
     q.dh, q.dc, q.dh_all, q.dx = address(dh), address(dc), address(dh_all), address(dx)
     q.dw_ih, q.dw_hh = address(dw["w_ih"]), address(dw["w_hh"])
@@ -558,6 +560,8 @@ cdef run_backward(Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep)
     cdef Scratch scratch = self.borrow()
     job.scratch_size = (size + 63) // 64 * 64
     job.scratch = scratch.take(n * job.scratch_size)
+    gates = tape.consume(keep)  # only now: what failed so far can be tried again
+    q.gates = address(gates)
     if B and T:
         with nogil:
             run_loop(n, backward_work, &job)
@@ -575,7 +579,6 @@ cdef run_backward(Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep)
     for d0, rows, d_n in ((dh0, dh[:, :q.P], dh_n), (dc0, dc[:, :q.H], dc_n)):
         d0[...] = 0 if d_n is None else d_n
         d0[order] = rows
-    full = np.zeros((T, inputs.B, q.I), dtype)
     full[:, order] = dx
     return full
 

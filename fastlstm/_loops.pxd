@@ -8,11 +8,12 @@ or one of `_blas_step`, which one thread does.
 from libc.string cimport memcpy, memset
 
 from ._blas_step cimport c_slot, h_slot, project, step_backward, step_forward, sum_gradients
-from ._csrc cimport fl_kernels, fl_lstm, fl_team_barrier
+from ._csrc cimport fl_flag_is_up, fl_kernels, fl_lstm, fl_raise_flag, fl_team_barrier
 from ._gates cimport fl_squash
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals()  # without Cython's check: Job.interrupted keeps the answer
+    unsigned long PyThread_get_thread_ident() nogil
 
 ctypedef fused real:
     float
@@ -30,9 +31,10 @@ cdef struct Job:  # one call, shared by the team
     Py_ssize_t chunk        # steps whose projection is formed at once
     char *scratch
     Py_ssize_t scratch_size  # bytes a thread
-    Py_ssize_t stop_after   # Ctrl-C: the last step
+    unsigned long caller    # the thread that made the call: it alone can see a signal
+    Py_ssize_t stop_after   # by_units: Ctrl-C: the last step
     Py_ssize_t alone_after  # by_units: processors are wanting; after this step the first goes alone
-    bint interrupted
+    int interrupted         # a flag of pool.h: all stop, at once or after stop_after
 
 
 cdef struct Share:  # what one thread does of a step
@@ -89,11 +91,31 @@ cdef inline Py_ssize_t steps_between_signals(const fl_lstm *q) noexcept nogil:
     return 1 + 500000000 // (8 * q.B * q.H * (q.P + q.I) + 1)
 
 
+# Rows of dgates in a piece of the weights' gradients: `gradient_block` of step.inc.h, or more.
+cdef enum: GRADIENT_BLOCK = 512
+
+
+cdef inline Py_ssize_t rows_between_signals(const fl_lstm *q) noexcept nogil:
+    """The same in rows of dgates, in whole blocks."""
+    cdef Py_ssize_t rows = 500000000 // (8 * q.H * (q.P + q.I) + 1)
+    return (rows + GRADIENT_BLOCK) // GRADIENT_BLOCK * GRADIENT_BLOCK
+
+
+cdef inline bint is_caller(const Job *job) noexcept nogil:
+    """Whether this thread made the call. It may do several shares, not only the first."""
+    return PyThread_get_thread_ident() == job.caller
+
+
 cdef inline void look_for_ctrl_c(Job *job, Py_ssize_t s) noexcept nogil:
     with gil:
         if PyErr_CheckSignals():
-            job.interrupted = True
             job.stop_after = s
+            fl_raise_flag(&job.interrupted)
+
+
+cdef inline bint stops(Job *job, Py_ssize_t s) noexcept nogil:
+    """Whether no step after s is done: shares of units end together, behind the barrier."""
+    return s >= job.stop_after if job.by_units else fl_flag_is_up(&job.interrupted)
 
 
 cdef inline void meet(Job *job, Py_ssize_t s, int *n) noexcept nogil:
@@ -112,7 +134,8 @@ cdef inline void forward_loop(const real *tag, Job *job, int thread, int n) noex
     cdef Share my = share_of(job, thread, n)
     cdef Py_ssize_t s, t, t1, rows, rows_next, chunk = -1
     cdef Py_ssize_t patience = steps_between_signals(q)
-    if q.T == 0:
+    cdef bint watches = is_caller(job)
+    if q.T == 0 or stops(job, -1):
         return
     t = q.T - 1 if q.reverse else 0
     rows = q.active[t]
@@ -136,10 +159,10 @@ cdef inline void forward_loop(const real *tag, Job *job, int thread, int n) noex
         leave(tag, q, &my, t + 1 - q.reverse, rows_next, rows)
         enter(tag, q, &my, t + 1 - q.reverse, rows, rows_next)
         rows = rows_next
-        if thread == 0 and (s + 1) % patience == 0:
+        if watches and (s + 1) % patience == 0:
             look_for_ctrl_c(job, s)
         meet(job, s, &n)
-        if s >= job.stop_after or n <= thread:
+        if stops(job, s) or n <= thread:
             return
         my = share_of(job, thread, n)
 
@@ -151,6 +174,9 @@ cdef inline void backward_loop(const real *tag, Job *job, int thread, int n) noe
     cdef Share my = share_of(job, thread, n)
     cdef Py_ssize_t s, t, t_from = -1, rows, rows_from = 0, both
     cdef Py_ssize_t patience = steps_between_signals(q)
+    cdef bint watches = is_caller(job)
+    if stops(job, -1):
+        return
     for s in range(q.T + 1):
         t = -1 if s == q.T else s if q.reverse else q.T - 1 - s
         rows = 0 if t < 0 else q.active[t]
@@ -163,10 +189,10 @@ cdef inline void backward_loop(const real *tag, Job *job, int thread, int n) noe
             backward_rows(job, is_f64, t_from, -1, both, rows_from, &my)
             backward_rows(job, is_f64, -1, t, both, rows, &my)
         t_from, rows_from = t, rows
-        if thread == 0 and (s + 1) % patience == 0:
+        if watches and (s + 1) % patience == 0:
             look_for_ctrl_c(job, s)
         meet(job, s, &n)
-        if s >= job.stop_after or n <= thread:
+        if stops(job, s) or n <= thread:
             return
         my = share_of(job, thread, n)
 
@@ -175,15 +201,28 @@ cdef inline void gradient_work(void *arg, int thread, int n) noexcept nogil:
     """One share of dx (rows) and of the weights' gradients (units), when all dgates are there."""
     cdef Job *job = <Job *>arg
     cdef fl_lstm *q = job.q
-    cdef Py_ssize_t N = q.T * q.B
-    if job.simd != NULL:
-        job.simd.input_gradient[job.is_f64](q, N * thread // n, N * (thread + 1) // n)
-        job.simd.weight_gradient[job.is_f64](q, q.U * thread // n, q.U * (thread + 1) // n,
-                                             job.scratch + thread * job.scratch_size)
-    elif job.is_f64:
-        sum_gradients(<double *>NULL, q)
-    else:
-        sum_gradients(<float *>NULL, q)
+    cdef Py_ssize_t N = q.T * q.B, patience = rows_between_signals(q), r
+    cdef bint watches = is_caller(job)
+    r = N * thread // n
+    while r < N * (thread + 1) // n and not fl_flag_is_up(&job.interrupted):
+        if job.simd != NULL:
+            job.simd.input_gradient[job.is_f64](q, r, min(N * (thread + 1) // n, r + patience))
+        r += patience
+        if watches and r < N:
+            look_for_ctrl_c(job, 0)
+    r = 0
+    while r < N and not fl_flag_is_up(&job.interrupted):
+        if job.simd != NULL:
+            job.simd.weight_gradient[job.is_f64](
+                q, q.U * thread // n, q.U * (thread + 1) // n, r, min(N, r + patience),
+                job.scratch + thread * job.scratch_size)
+        elif job.is_f64:
+            sum_gradients(<double *>NULL, q, r, min(N, r + patience))
+        else:
+            sum_gradients(<float *>NULL, q, r, min(N, r + patience))
+        r += patience
+        if watches and r < N:
+            look_for_ctrl_c(job, 0)
 
 
 cdef inline void backward_rows(

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: MIT
+"""Ctrl-C in the middle of long work: KeyboardInterrupt within 0.5 s, and everything as before.
+
+Each case runs in a process of its own. It grows the work until it takes `SECONDS`, lets a signal
+come at a fraction of it, and tells how long the exception took to arrive.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastlstm as fl
+from fastlstm import backend
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no timer here"),
+]
+LIMIT = 0.5  # seconds: the promise
+SECONDS = float(os.environ.get("FASTLSTM_INTERRUPT_SECONDS", "4"))
+ISAS = [name for name in backend.implementations() if name != "reference"]
+# B, I, H: rows shared by the team, units shared by it, a gradient that takes as long as the loop
+SHAPES = {"rows": (16, 8, 256), "units": (2, 16, 512), "gradient": (64, 200, 96)}
+
+PROGRAM = """
+import signal, sys, time
+import numpy as np, fastlstm as fl
+kind, B, I, H, fraction, seconds = sys.argv[1], *map(int, sys.argv[2:5]), *map(float, sys.argv[5:])
+lstm = fl.LSTM(I, H, seed=0)
+
+def prepare(T):
+    x = np.broadcast_to(np.float32(0.1), (T, B, I)).copy()
+    if kind == "forward":
+        return lambda: lstm(x)
+    y, _, tape = lstm.forward(x)
+    return lambda: lstm.backward(tape, y)
+
+def timed(work):
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+def probe():
+    work = prepare(7)()
+    return [np.array(a) for a in ((work[0],) if kind == "forward" else (work[0], work[2].flat))]
+
+before, T, took = probe(), 64, 0
+while took < 0.3:
+    T *= 2
+    took = timed(prepare(T))
+work = prepare(max(1, int(T * seconds / took)))
+due = []
+
+def handler(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, handler)
+wait = fraction * seconds
+signal.setitimer(signal.ITIMER_REAL, wait)
+start = time.perf_counter()
+try:
+    work()
+    print("ended", time.perf_counter() - start - wait)
+except KeyboardInterrupt:
+    print("stopped", time.perf_counter() - start - wait)
+assert all((a == b).all() for a, b in zip(before, probe())), "another result than before"
+"""
+
+
+def delay(*arguments, program=PROGRAM, **environment):
+    """How many seconds after the signal the exception arrived."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        env=os.environ | environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    how, late = done.stdout.split()
+    assert how == "stopped", f"the work ran to its end, {late} s after the signal"
+    return float(late)
+
+
+def assert_in_time(*arguments, **named):
+    """One of three tries: the machine may be busy with something else."""
+    late = []
+    for _ in range(3):
+        late.append(delay(*arguments, **named))
+        if late[-1] < LIMIT:
+            return
+    pytest.fail(f"KeyboardInterrupt came {late} s after the signal, expected {LIMIT} s")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("isa", ISAS)
+def test_interrupt_forward(isa, shape, threads):
+    assert_in_time("forward", *SHAPES[shape], 0.3, SECONDS, FASTLSTM_ISA=isa,
+                   FASTLSTM_NUM_THREADS=str(threads))  # fmt: skip
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.6])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("isa", ISAS)
+def test_interrupt_backward(isa, shape, fraction):
+    """In the loop over time, and in the products for the weights after it."""
+    assert_in_time("backward", *SHAPES[shape], fraction, SECONDS, FASTLSTM_ISA=isa,
+                   FASTLSTM_NUM_THREADS="2")  # fmt: skip
+
+
+# The team serves another caller: this thread does all shares itself, one after the other.
+ALONE = PROGRAM.replace(
+    "signal.signal(",
+    """
+import threading
+other = fl.LSTM(I, H, seed=1)
+much = np.broadcast_to(np.float32(0.1), (2 * int(T * seconds / took), B, I)).copy()
+threading.Thread(target=other, args=(much,), daemon=True).start()
+time.sleep(0.1)
+signal.signal(""",
+    1,
+)
+
+
+@pytest.mark.parametrize("fraction", [0.2, 1.2])
+def test_interrupt_while_another_thread_has_the_team(fraction):
+    assert "Thread(" in ALONE
+    assert_in_time("forward", *SHAPES["rows"], fraction, SECONDS, program=ALONE,
+                   FASTLSTM_NUM_THREADS="2")  # fmt: skip
+
+
+FIT = """
+import signal, sys, time
+import numpy as np, fastlstm as fl
+path, wait = sys.argv[1], float(sys.argv[2])
+rng = np.random.default_rng(0)
+x = rng.standard_normal((512, 60, 4), dtype=np.float32)
+y = rng.standard_normal((512, 1), dtype=np.float32)
+lstm = fl.LSTM(4, 128, batch_first=True, seed=0)
+model = fl.Sequential([lstm, fl.LastState(), fl.Dense(128, 1, seed=1)])
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+signal.setitimer(signal.ITIMER_REAL, wait)
+start = time.perf_counter()
+try:
+    fl.fit(model, x, y, epochs=100000, batch_size=64, seed=0, checkpoint=path, progress=False)
+    print("ended", time.perf_counter() - start - wait)
+except KeyboardInterrupt:
+    print("stopped", time.perf_counter() - start - wait)
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert np.isfinite(model(x[:8])).all() and np.isfinite(model.flat).all()
+fl.fit(model, x[:64], y[:64], epochs=1, batch_size=64, seed=0, progress=False)
+"""
+
+
+def test_interrupt_fit(tmp_path):
+    """The model goes on being one, and the checkpoint is that of the last epoch that ended."""
+    path = tmp_path / "training"
+    assert_in_time(path, 0.5 * SECONDS, program=FIT)
+    lstm = fl.LSTM(4, 16, batch_first=True, seed=0)
+    again = fl.Sequential([lstm, fl.LastState(), fl.Dense(16, 1, seed=1)])
+    with pytest.raises(ValueError, match="is of another run"):  # so it is one, and whole
+        fl.fit(again, np.zeros((8, 5, 4), "f"), np.zeros((8, 1), "f"), epochs=1,
+               checkpoint=path, resume=True)  # fmt: skip
