@@ -47,14 +47,15 @@ class Worker:
 
     Parameters
     ----------
-    engine : str - a name in `peers.ENGINES`
+    engine : str - a name in `peers.ENGINES`, or what `module` knows
     threads : int
+    module : str - the child runs it; it calls `main` with a session of its own
     """
 
-    def __init__(self, engine, threads):
+    def __init__(self, engine, threads, module="benchmarks.worker"):
         self.engine = engine
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", engine, str(threads)],
+            [sys.executable, "-m", module, engine, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=Path(__file__).resolve().parents[1],
@@ -181,11 +182,11 @@ class _Session:
         return self.idle()
 
 
-def main(engine, threads):
-    """Answer commands from stdin on stdout until stdin ends."""
+def main(make):
+    """Answer commands from stdin on stdout until stdin ends; ``make()`` gives their object."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever an engine prints goes to stderr
-    session = _Session(engine, int(threads))
+    session = make()
     while True:
         try:
             command, arguments = pickle.load(sys.stdin.buffer)
@@ -200,4 +201,4 @@ def main(engine, threads):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(lambda: _Session(sys.argv[1], int(sys.argv[2])))

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import bars, cases, measure, oracle, render, report, rows, worker
+from benchmarks import bars, cases, epoch, measure, oracle, render, report, rows, worker
 from benchmarks.engine import Call, Engine
 from benchmarks.numpy_loop import NumpyLSTM
 from benchmarks.peers import ENGINES
@@ -425,3 +425,35 @@ def test_report_file_name_is_plain():
     arguments = report.parser().parse_args(["--quick", "--what", "step"])
     name = report.file_name(arguments, {"date": "2026-01-02 03:04", "cpu": "AMD EPYC/9 (x)"})
     assert name == "2026-01-02-0304-AMD-EPYC-9-x-step-quick.json"
+
+
+# -- a whole epoch ----------------------------------------------------------------------------
+
+
+def test_epoch_report_is_about_medians_beside_ours():
+    results = {
+        "torch": ("2", [(3.0, 2.0), (9.0, 8.0), (4.0, 1.0)]),
+        "fastlstm": ("0", [(2.0, 1.0)]),
+    }
+    text = "\n".join(epoch.report(results, 0.125, 1))
+    assert "torch 2                      4.000     2.000          2.00    2.00" in text
+    assert "12.5% of ours" in text
+
+
+@pytest.mark.slow
+def test_epoch_is_timed_and_a_side_that_trains_otherwise_is_refused(monkeypatch):
+    results, share = epoch.measure(["fastlstm"], 1, 2, print)
+    version, times = results["fastlstm"]
+    assert len(times) == 2
+    assert all(cpu > 0 for _, cpu in times)
+    assert 0 < share < 1
+    monkeypatch.setattr(epoch, "TOLERANCE", -1.0)
+    with pytest.raises(ValueError, match="fastlstm trains otherwise than fastlstm"):
+        epoch.measure(["fastlstm"], 1, 1, print)
+
+
+@pytest.mark.parity
+def test_epoch_trains_as_torch_does():
+    pytest.importorskip("torch")
+    results, _ = epoch.measure(["fastlstm", "torch"], 1, 1, print)
+    assert set(results) == {"fastlstm", "torch"}
