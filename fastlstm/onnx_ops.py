@@ -1,0 +1,407 @@
+# SPDX-License-Identifier: MIT
+"""What the nodes of an ONNX graph compute, in NumPy; LSTM, GRU, RNN are in `onnx_recurrent`.
+
+`KERNELS` maps (operator, version that introduced its meaning) to a function of the inputs, an
+input that was left out being None, and of the attributes by name. A version that is not listed
+is not guessed at. Functions whose result can be larger than all of their inputs take as first
+argument ``room``, which refuses a shape that is too large before it is made.
+"""
+
+from math import prod
+
+import numpy as np
+
+from .activations import activation, sigmoid
+
+__all__ = ["DTYPES", "KERNELS", "Kernel"]
+
+# By TensorProto.DataType. Integers and bool are what shapes and masks are made of.
+DTYPES = {
+    1: np.dtype("float32"),
+    11: np.dtype("float64"),
+    6: np.dtype("int32"),
+    7: np.dtype("int64"),
+    9: np.dtype("bool"),
+}
+TYPE_NAMES = {1: "tensor(float)", 11: "tensor(double)", 6: "tensor(int32)", 7: "tensor(int64)",
+              9: "tensor(bool)"}  # fmt: skip
+_LAYOUT_ONLY = (13, 21, 23, 24, 25)  # later versions brought types, no meaning
+
+
+class Kernel:
+    """A function of this module, and whether it asks for room."""
+
+    def __init__(self, function, room):
+        self.function = function
+        self.room = room
+
+
+KERNELS = {}
+
+
+def kernel(name, *versions, room=False):
+    """Register a function for an operator in these versions."""
+
+    def register(function):
+        for version in versions:
+            KERNELS[name, version] = Kernel(function, room)
+        return function
+
+    return register
+
+
+# -- checks ----------------------------------------------------------------------------------
+
+
+def same_dtype(*arrays):
+    """Refuse arrays of different dtypes: NumPy would widen them in silence."""
+    names = {a.dtype.name for a in arrays}
+    if len(names) > 1:
+        raise ValueError(f"the inputs must share one dtype, got {', '.join(sorted(names))}")
+
+
+def floats(x):
+    """Refuse what is no float."""
+    if x.dtype.kind != "f":
+        raise ValueError(f"the input must be float32 or float64, got {x.dtype}")
+    return x
+
+
+def integers(x):
+    """The values of a 1-D integer array as ints, of a scalar as a list of one."""
+    if x.dtype.kind != "i" or x.ndim > 1:
+        raise ValueError(f"expected a 1-D array of integers, got {x.dtype} {x.shape}")
+    return x.reshape(-1).tolist()
+
+
+def axis_of(axis, ndim):
+    """The axis counted from the front."""
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"axis must be in [{-ndim}, {ndim - 1}], got {axis}")
+    return axis % ndim
+
+
+def axes_of(axes, ndim):
+    """The axes counted from the front; refuses one that occurs twice."""
+    found = [axis_of(axis, ndim) for axis in axes]
+    if len(set(found)) < len(found):
+        raise ValueError(f"an axis occurs twice in {list(axes)}")
+    return tuple(found)
+
+
+# -- arithmetic ------------------------------------------------------------------------------
+
+
+def _binary(name, function):
+    def run(room, a, b):
+        same_dtype(a, b)
+        room(np.broadcast_shapes(a.shape, b.shape), a.dtype)
+        return function(a, b)
+
+    kernel(name, 7, 13, 14, room=True)(run)
+
+
+def _divide(a, b):
+    if a.dtype.kind == "f":
+        return a / b
+    if (b == 0).any():
+        raise ValueError("integer division by zero")
+    quotient = a // b
+    return quotient + ((quotient < 0) & (quotient * b != a)).astype(a.dtype)  # towards zero
+
+
+_binary("Add", np.add)
+_binary("Sub", np.subtract)
+_binary("Mul", np.multiply)
+_binary("Div", _divide)
+
+
+@kernel("Neg", 6, 13)
+def _neg(x):
+    return -x
+
+
+@kernel("MatMul", 1, 9, 13, room=True)
+def _matmul(room, a, b):
+    same_dtype(a, b)
+    if a.ndim > 1 and b.ndim > 1:
+        room((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]), a.dtype)
+    return np.matmul(a, b)
+
+
+@kernel("Gemm", 7, 9, 11, 13, room=True)
+def _gemm(room, a, b, c=None, *, alpha, beta, transA, transB):
+    floats(a)
+    same_dtype(*(x for x in (a, b, c) if x is not None))
+    if a.ndim != 2 or b.ndim != 2:
+        raise ValueError(f"A and B must have 2 dimensions, got {a.shape} and {b.shape}")
+    a, b = a.T if transA else a, b.T if transB else b
+    room((a.shape[0], b.shape[1]), a.dtype)
+    y = a @ b
+    if alpha != 1:
+        y *= y.dtype.type(alpha)
+    if c is not None and beta != 0:
+        y += np.broadcast_to(c, y.shape) * y.dtype.type(beta) if beta != 1 else c
+    return y
+
+
+# -- functions of each element ---------------------------------------------------------------
+
+
+def _unary(name, function, *versions):
+    kernel(name, *versions)(lambda x: function(floats(x)))
+
+
+_unary("Sigmoid", lambda x: sigmoid(x).astype(x.dtype, copy=False), 6, 13)
+_unary("Tanh", np.tanh, 6, 13)
+_unary("Exp", np.exp, 6, 13)
+_unary("Softplus", activation("softplus")[0], 1, 22)
+
+
+@kernel("Relu", 6, 13, 14)
+def _relu(x):
+    return np.maximum(x, x.dtype.type(0))
+
+
+@kernel("LeakyRelu", 6, 16)
+def _leaky_relu(x, *, alpha):
+    return np.where(x < 0, floats(x) * x.dtype.type(alpha), x)
+
+
+@kernel("Elu", 6, 22)
+def _elu(x, *, alpha):
+    return np.where(x < 0, x.dtype.type(alpha) * np.expm1(np.minimum(floats(x), 0)), x)
+
+
+@kernel("Clip", 6)
+def _clip_attributes(x, *, min, max):
+    return np.clip(floats(x), x.dtype.type(min), x.dtype.type(max))
+
+
+@kernel("Clip", 11, 12, 13)
+def _clip(x, low=None, high=None):
+    bounds = [a for a in (low, high) if a is not None]
+    same_dtype(x, *bounds)
+    if any(a.ndim for a in bounds):
+        raise ValueError("min and max must be scalars")
+    x = x if low is None else np.maximum(x, low)
+    return x if high is None else np.minimum(x, high)
+
+
+@kernel("Identity", 1, *_LAYOUT_ONLY, 14, 16, 19)
+def _identity(x):
+    return x
+
+
+@kernel("Dropout", 7, 10)
+def _dropout_attribute(x, *, ratio=0.5):
+    return x, np.ones(x.shape, bool)
+
+
+@kernel("Dropout", 12, 13, 22)
+def _dropout(x, ratio=None, training_mode=None, *, seed=0):
+    if training_mode is not None and training_mode.any():
+        raise ValueError("training_mode is not supported")
+    return x, np.ones(x.shape, bool)
+
+
+@kernel("Cast", 6, 9, 13, 19, 21, 23, 24, 25, room=True)
+def _cast(room, x, *, to, saturate=1):
+    room(x.shape, DTYPES[to])
+    return x.astype(DTYPES[to], copy=False)
+
+
+# -- along axes ------------------------------------------------------------------------------
+
+
+def _softmax_of(x, axis):
+    if x.shape[axis] == 0:
+        return x.copy()
+    e = np.exp(x - x.max(axis=axis, keepdims=True))
+    return e / e.sum(axis=axis, keepdims=True)
+
+
+def _log_softmax_of(x, axis):
+    if x.shape[axis] == 0:
+        return x.copy()
+    shifted = x - x.max(axis=axis, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+
+
+def _softmaxes(name, function):
+    def run(x, *, axis):
+        return function(floats(x), axis_of(axis, x.ndim))
+
+    def run_flattened(x, *, axis):  # before opset 13: over all axes from this one on
+        return function(_flatten(floats(x), axis=axis), 1).reshape(x.shape)
+
+    kernel(name, 13)(run)
+    kernel(name, 1, 11)(run_flattened)
+
+
+def _reductions(name, function, attribute_versions, input_versions):
+    def reduce(x, axes, keepdims):
+        return function(x, axis=axes_of(axes, x.ndim), keepdims=bool(keepdims))
+
+    def run_attribute(x, *, axes=None, keepdims):
+        return reduce(x, axes or range(x.ndim), keepdims)
+
+    def run(x, axes=None, *, keepdims, noop_with_empty_axes):
+        axes = [] if axes is None else integers(axes)
+        if not axes and noop_with_empty_axes:
+            return x
+        return reduce(x, axes or range(x.ndim), keepdims)
+
+    kernel(name, *attribute_versions)(run_attribute)
+    kernel(name, *input_versions)(run)
+
+
+def _mean(x, axis, keepdims):
+    if x.dtype.kind == "f":
+        return x.mean(axis=axis, keepdims=keepdims)
+    count = np.asarray(prod(x.shape[k] for k in axis), x.dtype)
+    return _divide(x.sum(axis=axis, keepdims=keepdims, dtype=x.dtype), count)
+
+
+_softmaxes("Softmax", _softmax_of)
+_softmaxes("LogSoftmax", _log_softmax_of)
+_reductions("ReduceMean", _mean, (1, 11, 13), (18,))
+_reductions("ReduceMax", np.max, (1, 11, 12, 13), (18, 20))
+_reductions("ReduceMin", np.min, (1, 11, 12, 13), (18, 20))
+_reductions("ReduceSum", lambda x, **k: np.sum(x, dtype=x.dtype, **k), (1, 11), (13,))
+
+
+# -- shapes ----------------------------------------------------------------------------------
+
+
+@kernel("Shape", 1, *_LAYOUT_ONLY, 15, 19)
+def _shape(x, *, start=0, end=None):
+    return np.array(x.shape[start:end], np.int64)
+
+
+@kernel("Reshape", 5, *_LAYOUT_ONLY, 14, 19)
+def _reshape(x, shape, *, allowzero=0):
+    wanted = integers(shape)
+    if min(wanted, default=0) < -1 or wanted.count(-1) > 1:
+        raise ValueError(f"the shape may have one -1 and no other negative number, got {wanted}")
+    if not allowzero:
+        if any(n == 0 and k >= x.ndim for k, n in enumerate(wanted)):
+            raise ValueError(f"0 in the shape {wanted} stands for a dimension that x has not")
+        wanted = [x.shape[k] if n == 0 else n for k, n in enumerate(wanted)]
+    return x.reshape(wanted)
+
+
+@kernel("Flatten", 1, 9, 11, *_LAYOUT_ONLY)
+def _flatten(x, *, axis):
+    if not -x.ndim <= axis <= x.ndim:
+        raise ValueError(f"axis must be in [{-x.ndim}, {x.ndim}], got {axis}")
+    axis = axis + x.ndim if axis < 0 else axis
+    return x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
+
+
+@kernel("Transpose", 1, *_LAYOUT_ONLY)
+def _transpose(x, *, perm=None):
+    if perm is not None and sorted(perm) != list(range(x.ndim)):
+        raise ValueError(f"perm must order the {x.ndim} axes of the input, got {perm}")
+    return x.transpose(perm)
+
+
+@kernel("Squeeze", 1, 11)
+def _squeeze_attribute(x, *, axes=None):
+    return x.squeeze(None if axes is None else axes_of(axes, x.ndim))
+
+
+@kernel("Squeeze", *_LAYOUT_ONLY)
+def _squeeze(x, axes=None):
+    return _squeeze_attribute(x, axes=None if axes is None else integers(axes))
+
+
+@kernel("Unsqueeze", 1, 11)
+def _unsqueeze_attribute(x, *, axes):
+    return np.expand_dims(x, axes_of(axes, x.ndim + len(axes)))
+
+
+@kernel("Unsqueeze", *_LAYOUT_ONLY)
+def _unsqueeze(x, axes):
+    return _unsqueeze_attribute(x, axes=integers(axes))
+
+
+@kernel("Concat", 4, 11, 13, room=True)
+def _concat(room, *arrays, axis):
+    same_dtype(*arrays)
+    first = arrays[0]
+    axis = axis_of(axis, first.ndim)
+    shape = list(first.shape)
+    shape[axis] = sum(a.shape[axis] for a in arrays if a.ndim == first.ndim)
+    room(shape, first.dtype)
+    return np.concatenate(arrays, axis)
+
+
+@kernel("Split", 2, 11)
+def _split_attribute(x, *, axis=0, split=None):
+    if split is None:
+        raise ValueError("without the attribute split it is not supported")
+    if min(split, default=0) < 0 or sum(split) != x.shape[axis_of(axis, x.ndim)]:
+        raise ValueError(f"split must sum to {x.shape[axis_of(axis, x.ndim)]}, got {split}")
+    return tuple(np.split(x, np.cumsum(split)[:-1], axis))
+
+
+@kernel("Split", 13)
+def _split(x, split=None, *, axis=0):
+    return _split_attribute(x, axis=axis, split=None if split is None else integers(split))
+
+
+@kernel("Gather", 1, 11, 13, room=True)
+def _gather(room, x, indices, *, axis=0):
+    if indices.dtype.kind != "i":
+        raise ValueError(f"indices must be integers, got {indices.dtype}")
+    axis = axis_of(axis, x.ndim)
+    room((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]), x.dtype)
+    return np.take(x, indices, axis)
+
+
+@kernel("Slice", 1)
+def _slice_attributes(x, *, starts, ends, axes=None):
+    axes = range(len(starts)) if axes is None else axes
+    return _sliced(x, starts, ends, axes, [1] * len(starts))
+
+
+@kernel("Slice", 10, 11, 13)
+def _slice(x, starts, ends, axes=None, steps=None):
+    starts, ends = integers(starts), integers(ends)
+    axes = range(len(starts)) if axes is None else integers(axes)
+    return _sliced(x, starts, ends, axes, [1] * len(starts) if steps is None else integers(steps))
+
+
+def _sliced(x, starts, ends, axes, steps):
+    if not len(starts) == len(ends) == len(axes) == len(steps):
+        raise ValueError("starts, ends, axes and steps must be equally long")
+    cuts = [slice(None)] * x.ndim
+    for k, start, end, step in zip(axes_of(axes, x.ndim), starts, ends, steps, strict=True):
+        n = x.shape[k]
+        if step == 0:
+            raise ValueError("a step must not be 0")
+        start, end = start + n * (start < 0), end + n * (end < 0)
+        start = min(max(start, 0), n if step > 0 else n - 1)
+        end = min(max(end, 0), n) if step > 0 else min(max(end, -1), n - 1)
+        cuts[k] = slice(start, None if end < 0 else end, step)
+    return x[tuple(cuts)]
+
+
+@kernel("Expand", 8, 13, room=True)
+def _expand(room, x, shape):
+    wanted = integers(shape)
+    if min(wanted, default=0) < 0:
+        raise ValueError(f"the shape must not be negative, got {wanted}")
+    wanted = np.broadcast_shapes(x.shape, tuple(wanted))
+    room(wanted, x.dtype)
+    return np.broadcast_to(x, wanted)
+
+
+@kernel("ConstantOfShape", 9, 20, 21, 23, 24, 25, room=True)
+def _constant_of_shape(room, shape, *, value=np.zeros(1, np.float32)):
+    wanted = integers(shape)
+    if min(wanted, default=0) < 0:
+        raise ValueError(f"the shape must not be negative, got {wanted}")
+    room(wanted, value.dtype)
+    return np.broadcast_to(value.reshape(()), wanted)
