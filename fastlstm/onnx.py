@@ -22,12 +22,13 @@ try:
 except ImportError as error:
     raise ImportError('fastlstm.onnx needs onnx: pip install "fastlstm[onnx]"') from error
 
+from .onnx_export import export
 from .onnx_graph import NodeArg, read_graph
 from .onnx_ops import DTYPES, TYPE_NAMES
 from .onnx_recurrent import RecurrentNode
-from .tensorfile import FormatError
+from .tensorfile import FormatError, replace_file
 
-__all__ = ["FormatError", "NodeArg", "Session", "load"]
+__all__ = ["FormatError", "NodeArg", "Session", "load", "save"]
 
 _MOST_FILE = 2**31 - 1  # what protobuf reads
 _BY_TYPE = {TYPE_NAMES[code]: dtype for code, dtype in DTYPES.items()}
@@ -95,8 +96,50 @@ def _contents(path):
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > _MOST_FILE:
-            raise FormatError(f"{os.fsdecode(path)}: {size} bytes, an ONNX file has less than 2 GiB")
+            raise FormatError(
+                f"{os.fsdecode(path)}: {size} bytes, an ONNX file has less than 2 GiB"
+            )
         return file.read(_MOST_FILE + 1)
+
+
+def save(model, path, *, lengths=False, state=False):
+    """Write a layer or a model as an ONNX file, which ONNX Runtime runs to the same numbers.
+
+    Parameters
+    ----------
+    model : LSTM, Sequential, ...
+        A recurrent layer has the inputs and outputs ``x``, ``y``, ``h_n`` (``c_n``), a
+        Sequential ``x`` and ``y``, in the layout that the layer has. Dropout is off.
+    path : str or os.PathLike
+        An existing file is replaced in one step.
+    lengths : bool
+        A further input ``lengths`` (B,) of int32. A row of length 0 ends with states of 0 in
+        ONNX Runtime, not with its initial ones.
+    state : bool
+        Further inputs ``h0`` (and ``c0``), (L*D, B, H); only for a layer by itself. Without them
+        it starts from zeros.
+
+    Raises
+    ------
+    ValueError
+        What ONNX cannot say: a projection, or a field of the layer's `Spec`, which is named.
+    TypeError
+        ``model``, or a member of it, is of a class that cannot be written.
+    OSError
+        The file cannot be written: an old one is untouched.
+
+    Notes
+    -----
+    Opset 17. ONNX Runtime computes recurrent layers in float32 only; this module also in float64.
+
+    Examples
+    --------
+    See `load`.
+    """
+    proto = export(model, lengths=lengths, state=state)
+    if proto.ByteSize() > _MOST_FILE:
+        raise ValueError(f"the model has {proto.ByteSize()} bytes, an ONNX file less than 2 GiB")
+    replace_file(path, [proto.SerializeToString()])
 
 
 class Session:
@@ -234,9 +277,7 @@ def _packed(step, constants):
         step.run.cells = step.run.pack(*[constants[name] if name else None for name in weights])
     except (TypeError, ValueError) as error:
         raise FormatError(f"{step.label}: {error}") from None
-    return step._replace(
-        inputs=tuple("" if name in weights else name for name in step.inputs)
-    )
+    return step._replace(inputs=tuple("" if name in weights else name for name in step.inputs))
 
 
 def _fits(shape, expected):

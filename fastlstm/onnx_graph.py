@@ -14,9 +14,10 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto
 
+from . import onnx_shapes  # noqa: F401  its kernels
 from .onnx_ops import DTYPES, KERNELS, TYPE_NAMES
 from .onnx_recurrent import RECURRENT
-from .tensorfile import FormatError
+from .tensorfile import FormatError, brief
 
 __all__ = ["Graph", "NodeArg", "Step", "read_graph", "tensor_array"]
 
@@ -65,12 +66,6 @@ class Graph(NamedTuple):
     steps: list
 
 
-def brief(text):
-    """What a message shows of a name from a file."""
-    text = repr(text)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def tensor_array(tensor, what):
     """The numbers of a TensorProto, as a read-only array where it keeps them in raw_data.
 
@@ -105,9 +100,7 @@ def tensor_array(tensor, what):
             raise FormatError(
                 f"{what} has shape {shape} and takes {prod(shape)} numbers, got {len(data)}"
             )
-        array = np.fromiter(data, np.int32 if dtype == bool else dtype, len(data))
-    if dtype == bool:
-        array = array.astype(bool)
+        array = np.fromiter(data, np.int32 if dtype.kind == "b" else dtype, len(data))
     return array.astype(dtype, copy=False).reshape(shape)
 
 
@@ -219,7 +212,7 @@ def _step(node, index, opset, room):
     """A checked node."""
     label = f"node {brief(node.name) if node.name else index} ({node.op_type[:40]})"
     if node.domain not in ("", "ai.onnx"):
-        raise FormatError(f"{label}: the operators of domain {brief(node.domain)} are not supported")
+        raise FormatError(f"{label}: operators of domain {brief(node.domain)} are not supported")
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, "")
     except onnx.defs.SchemaError:
@@ -243,7 +236,7 @@ def _step(node, index, opset, room):
     elif (node.op_type, version) in RECURRENT:
         run = RECURRENT[node.op_type, version](attributes, label, room)
     elif (node.op_type, version) in KERNELS:
-        run = _bound(KERNELS[node.op_type, version], attributes, label, room)
+        run = _bound(KERNELS[node.op_type, version], attributes, label, room, len(node.output))
     else:
         raise FormatError(f"{label}: this operator is not supported (version {version} of it)")
     return Step(label, run, tuple(node.input), tuple(node.output))
@@ -294,7 +287,7 @@ def _constant(attributes, label):
     return lambda: value
 
 
-def _bound(kernel, attributes, label, room):
+def _bound(kernel, attributes, label, room, outputs):
     """The kernel with its attributes, checked."""
     accepted = inspect.signature(kernel.function).parameters
     for name in attributes:
@@ -304,5 +297,7 @@ def _bound(kernel, attributes, label, room):
         raise FormatError(f"{label}: {_type_name(attributes['to'])} is not supported")
     if isinstance(value := attributes.get("value"), np.ndarray) and value.size != 1:
         raise FormatError(f"{label}: the attribute value must hold one number, got {value.size}")
+    if "outputs" in accepted:
+        attributes["outputs"] = outputs
     function = partial(kernel.function, room) if kernel.room else kernel.function
     return partial(function, **attributes) if attributes else function

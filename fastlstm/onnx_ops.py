@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""What the nodes of an ONNX graph compute, in NumPy; LSTM, GRU, RNN are in `onnx_recurrent`.
+"""What the nodes of an ONNX graph compute, in NumPy: arithmetic, activations, along axes.
 
+Those that change shapes are in `onnx_shapes`, LSTM, GRU and RNN in `onnx_recurrent`.
 `KERNELS` maps (operator, version that introduced its meaning) to a function of the inputs, an
 input that was left out being None, and of the attributes by name. A version that is not listed
 is not guessed at. Functions whose result can be larger than all of their inputs take as first
-argument ``room``, which refuses a shape that is too large before it is made.
+argument ``room``, which refuses a shape that is too large before it is made; ``outputs`` is how
+many outputs the node has.
 """
 
 from math import prod
@@ -25,7 +27,7 @@ DTYPES = {
 }
 TYPE_NAMES = {1: "tensor(float)", 11: "tensor(double)", 6: "tensor(int32)", 7: "tensor(int64)",
               9: "tensor(bool)"}  # fmt: skip
-_LAYOUT_ONLY = (13, 21, 23, 24, 25)  # later versions brought types, no meaning
+LAYOUT_ONLY = (13, 21, 23, 24, 25)  # later versions brought types, no meaning
 
 
 class Kernel:
@@ -156,6 +158,7 @@ _unary("Sigmoid", lambda x: sigmoid(x).astype(x.dtype, copy=False), 6, 13)
 _unary("Tanh", np.tanh, 6, 13)
 _unary("Exp", np.exp, 6, 13)
 _unary("Softplus", activation("softplus")[0], 1, 22)
+_unary("Softsign", activation("softsign")[0], 1, 22)
 
 
 @kernel("Relu", 6, 13, 14)
@@ -166,6 +169,16 @@ def _relu(x):
 @kernel("LeakyRelu", 6, 16)
 def _leaky_relu(x, *, alpha):
     return np.where(x < 0, floats(x) * x.dtype.type(alpha), x)
+
+
+@kernel("HardSigmoid", 6, 22)
+def _hard_sigmoid(x, *, alpha, beta):
+    return np.clip(floats(x) * x.dtype.type(alpha) + x.dtype.type(beta), 0, 1)
+
+
+@kernel("ThresholdedRelu", 10, 22)
+def _thresholded_relu(x, *, alpha):
+    return np.where(x > alpha, floats(x), x.dtype.type(0))
 
 
 @kernel("Elu", 6, 22)
@@ -188,7 +201,7 @@ def _clip(x, low=None, high=None):
     return x if high is None else np.minimum(x, high)
 
 
-@kernel("Identity", 1, *_LAYOUT_ONLY, 14, 16, 19)
+@kernel("Identity", 1, *LAYOUT_ONLY, 14, 16, 19)
 def _identity(x):
     return x
 
@@ -233,7 +246,9 @@ def _softmaxes(name, function):
         return function(floats(x), axis_of(axis, x.ndim))
 
     def run_flattened(x, *, axis):  # before opset 13: over all axes from this one on
-        return function(_flatten(floats(x), axis=axis), 1).reshape(x.shape)
+        axis = axis_of(axis, x.ndim)
+        rows = floats(x).reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
+        return function(rows, 1).reshape(x.shape)
 
     kernel(name, 13)(run)
     kernel(name, 1, 11)(run_flattened)
@@ -269,139 +284,3 @@ _reductions("ReduceMean", _mean, (1, 11, 13), (18,))
 _reductions("ReduceMax", np.max, (1, 11, 12, 13), (18, 20))
 _reductions("ReduceMin", np.min, (1, 11, 12, 13), (18, 20))
 _reductions("ReduceSum", lambda x, **k: np.sum(x, dtype=x.dtype, **k), (1, 11), (13,))
-
-
-# -- shapes ----------------------------------------------------------------------------------
-
-
-@kernel("Shape", 1, *_LAYOUT_ONLY, 15, 19)
-def _shape(x, *, start=0, end=None):
-    return np.array(x.shape[start:end], np.int64)
-
-
-@kernel("Reshape", 5, *_LAYOUT_ONLY, 14, 19)
-def _reshape(x, shape, *, allowzero=0):
-    wanted = integers(shape)
-    if min(wanted, default=0) < -1 or wanted.count(-1) > 1:
-        raise ValueError(f"the shape may have one -1 and no other negative number, got {wanted}")
-    if not allowzero:
-        if any(n == 0 and k >= x.ndim for k, n in enumerate(wanted)):
-            raise ValueError(f"0 in the shape {wanted} stands for a dimension that x has not")
-        wanted = [x.shape[k] if n == 0 else n for k, n in enumerate(wanted)]
-    return x.reshape(wanted)
-
-
-@kernel("Flatten", 1, 9, 11, *_LAYOUT_ONLY)
-def _flatten(x, *, axis):
-    if not -x.ndim <= axis <= x.ndim:
-        raise ValueError(f"axis must be in [{-x.ndim}, {x.ndim}], got {axis}")
-    axis = axis + x.ndim if axis < 0 else axis
-    return x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
-
-
-@kernel("Transpose", 1, *_LAYOUT_ONLY)
-def _transpose(x, *, perm=None):
-    if perm is not None and sorted(perm) != list(range(x.ndim)):
-        raise ValueError(f"perm must order the {x.ndim} axes of the input, got {perm}")
-    return x.transpose(perm)
-
-
-@kernel("Squeeze", 1, 11)
-def _squeeze_attribute(x, *, axes=None):
-    return x.squeeze(None if axes is None else axes_of(axes, x.ndim))
-
-
-@kernel("Squeeze", *_LAYOUT_ONLY)
-def _squeeze(x, axes=None):
-    return _squeeze_attribute(x, axes=None if axes is None else integers(axes))
-
-
-@kernel("Unsqueeze", 1, 11)
-def _unsqueeze_attribute(x, *, axes):
-    return np.expand_dims(x, axes_of(axes, x.ndim + len(axes)))
-
-
-@kernel("Unsqueeze", *_LAYOUT_ONLY)
-def _unsqueeze(x, axes):
-    return _unsqueeze_attribute(x, axes=integers(axes))
-
-
-@kernel("Concat", 4, 11, 13, room=True)
-def _concat(room, *arrays, axis):
-    same_dtype(*arrays)
-    first = arrays[0]
-    axis = axis_of(axis, first.ndim)
-    shape = list(first.shape)
-    shape[axis] = sum(a.shape[axis] for a in arrays if a.ndim == first.ndim)
-    room(shape, first.dtype)
-    return np.concatenate(arrays, axis)
-
-
-@kernel("Split", 2, 11)
-def _split_attribute(x, *, axis=0, split=None):
-    if split is None:
-        raise ValueError("without the attribute split it is not supported")
-    if min(split, default=0) < 0 or sum(split) != x.shape[axis_of(axis, x.ndim)]:
-        raise ValueError(f"split must sum to {x.shape[axis_of(axis, x.ndim)]}, got {split}")
-    return tuple(np.split(x, np.cumsum(split)[:-1], axis))
-
-
-@kernel("Split", 13)
-def _split(x, split=None, *, axis=0):
-    return _split_attribute(x, axis=axis, split=None if split is None else integers(split))
-
-
-@kernel("Gather", 1, 11, 13, room=True)
-def _gather(room, x, indices, *, axis=0):
-    if indices.dtype.kind != "i":
-        raise ValueError(f"indices must be integers, got {indices.dtype}")
-    axis = axis_of(axis, x.ndim)
-    room((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]), x.dtype)
-    return np.take(x, indices, axis)
-
-
-@kernel("Slice", 1)
-def _slice_attributes(x, *, starts, ends, axes=None):
-    axes = range(len(starts)) if axes is None else axes
-    return _sliced(x, starts, ends, axes, [1] * len(starts))
-
-
-@kernel("Slice", 10, 11, 13)
-def _slice(x, starts, ends, axes=None, steps=None):
-    starts, ends = integers(starts), integers(ends)
-    axes = range(len(starts)) if axes is None else integers(axes)
-    return _sliced(x, starts, ends, axes, [1] * len(starts) if steps is None else integers(steps))
-
-
-def _sliced(x, starts, ends, axes, steps):
-    if not len(starts) == len(ends) == len(axes) == len(steps):
-        raise ValueError("starts, ends, axes and steps must be equally long")
-    cuts = [slice(None)] * x.ndim
-    for k, start, end, step in zip(axes_of(axes, x.ndim), starts, ends, steps, strict=True):
-        n = x.shape[k]
-        if step == 0:
-            raise ValueError("a step must not be 0")
-        start, end = start + n * (start < 0), end + n * (end < 0)
-        start = min(max(start, 0), n if step > 0 else n - 1)
-        end = min(max(end, 0), n) if step > 0 else min(max(end, -1), n - 1)
-        cuts[k] = slice(start, None if end < 0 else end, step)
-    return x[tuple(cuts)]
-
-
-@kernel("Expand", 8, 13, room=True)
-def _expand(room, x, shape):
-    wanted = integers(shape)
-    if min(wanted, default=0) < 0:
-        raise ValueError(f"the shape must not be negative, got {wanted}")
-    wanted = np.broadcast_shapes(x.shape, tuple(wanted))
-    room(wanted, x.dtype)
-    return np.broadcast_to(x, wanted)
-
-
-@kernel("ConstantOfShape", 9, 20, 21, 23, 24, 25, room=True)
-def _constant_of_shape(room, shape, *, value=np.zeros(1, np.float32)):
-    wanted = integers(shape)
-    if min(wanted, default=0) < 0:
-        raise ValueError(f"the shape must not be negative, got {wanted}")
-    room(wanted, value.dtype)
-    return np.broadcast_to(value.reshape(()), wanted)

@@ -78,19 +78,17 @@ class RecurrentNode:
         names = attributes.get("activations") or self.default_activations * D
         if len(names) != n * D:
             raise ValueError(f"activations must be {n * D} names, got {len(names)}")
-        alphas = iter(attributes.get("activation_alpha", ()))
-        betas = iter(attributes.get("activation_beta", ()))
+        numbers = {
+            name: iter(attributes.get(f"activation_{name}", ())) for name in ("alpha", "beta")
+        }
         found = []
         for given in names:
             name = _ACTIVATIONS.get(given.lower())
             if name is None:
                 raise ValueError(f"the activation {given[:40]!r} is not supported")
             parameters = ACTIVATIONS[name].parameters
-            defaults = _DEFAULTS.get(name, (None, None))
-            values = [
-                next(source, default)
-                for source, default in zip((alphas, betas), defaults, strict=False)
-            ][: len(parameters)]
+            defaults = _DEFAULTS.get(name, (None,) * len(parameters))
+            values = [next(numbers[p], d) for p, d in zip(parameters, defaults, strict=True)]
             if None in values:
                 raise ValueError(f"{name} needs {' and '.join(parameters)}")
             found.append((name, *values) if values else name)
@@ -116,7 +114,7 @@ class RecurrentNode:
         arrays = {name: a for name, a in dict(W=w, R=r, B=b, P=p).items() if a is not None}
         for name, a in arrays.items():
             if a.ndim != (3 if name in "WR" else 2) or len(a) != D:
-                raise ValueError(f"{name} must have {D} directions on its first axis, got {a.shape}")
+                raise ValueError(f"{name} must begin with {D} directions, got shape {a.shape}")
         H = r.shape[2]
         if self.hidden_size not in (None, H):
             raise ValueError(f"hidden_size is {self.hidden_size}, but R has shape {r.shape}")
@@ -134,7 +132,7 @@ class RecurrentNode:
         (T, B, I), D = x.shape, len(cells)
         weights = cells[0][1]
         H = weights["w_hh"].shape[1]
-        if I != weights["w_ih"].shape[1]:
+        if weights["w_ih"].shape[1] != I:
             raise ValueError(f"X must have {weights['w_ih'].shape[1]} features, got {I}")
         if x.dtype != weights["w_ih"].dtype:
             raise ValueError(f"X is {x.dtype}, but W is {weights['w_ih'].dtype}")
@@ -193,10 +191,7 @@ class _LSTM(RecurrentNode):
         if "P" in arrays:
             spec = replace(spec, peepholes="io" if spec.coupled else "ifo")
         weights = from_layout("onnx", arrays)
-        weights = {name: weights.get(name) for name in ("w_ih", "w_hh", "b", "w_proj", "w_peephole")}
-        if "P" not in arrays:
-            del weights["w_peephole"]
-        return _direction(spec), weights
+        return _direction(spec), {"b": None, "w_proj": None, **weights}
 
 
 def _direction(spec):

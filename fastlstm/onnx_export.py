@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: MIT
+"""A layer or model written as an ONNX graph that ONNX Runtime runs.
+
+Recurrent nodes have ``layout=0``, the only one that ONNX Runtime computes; what else the layers
+mean (``batch_first``, directions side by side, states of all layers in one array) is nodes around
+them.
+"""
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from . import between, heads, layer
+from ._version import __version__
+from .modules import Sequential
+from .weights import to_layout
+
+__all__ = ["export"]
+
+_OPSET, _IR = 17, 8  # ONNX Runtime 1.12 and later
+_TYPES = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
+# What the attributes of an LSTM node can say of a Spec
+_SAYABLE = {"peepholes", "coupled", "candidate", "output", "gate", "clip"}
+
+
+class _Writer:
+    """The nodes and constants of a graph that is being written."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        self.nodes, self.constants = [], []
+        self.count = 0
+
+    def name(self, stem):
+        """A name that is not taken."""
+        self.count += 1
+        return f"{stem}_{self.count}"
+
+    def constant(self, value, stem="constant"):
+        """The name of a constant."""
+        name = self.name(stem)
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def number(self, value):
+        """The name of a constant number of the model's dtype."""
+        return self.constant(np.array(value, self.dtype))
+
+    def sizes(self, *values):
+        """The name of a constant list of sizes or axes."""
+        return self.constant(np.array(values, np.int64))
+
+    def add(self, operator, *inputs, outputs=1, **attributes):
+        """A node; the name of its output, or the list of them."""
+        names = [self.name(operator.lower()) for _ in range(outputs)]
+        self.nodes.append(
+            helper.make_node(operator, inputs, names, self.name(operator), **attributes)
+        )
+        return names[0] if outputs == 1 else names
+
+
+def export(model, *, lengths=False, state=False):
+    """A layer or a Sequential as an onnx.ModelProto; see `fastlstm.onnx.save`."""
+    members = model.modules if isinstance(model, Sequential) else [model]
+    for m in members:
+        if not isinstance(m, (*_RECURRENT, *_WRITERS)):
+            known = ", ".join(kind.__name__ for kind in (*_RECURRENT, *_WRITERS))
+            raise TypeError(f"{type(m).__name__} cannot be written as ONNX; {known} can")
+    recurrent = [m for m in members if isinstance(m, _RECURRENT)]
+    if lengths and not recurrent:
+        raise ValueError("lengths=True needs a recurrent layer")
+    if state and not isinstance(model, _RECURRENT):
+        raise ValueError("state=True needs a recurrent layer by itself, not inside a Sequential")
+    dtype = model.dtype or np.dtype("float32")
+    out, kind = _Writer(dtype), _TYPES[dtype.name]
+    shape = _input_shape(members, recurrent)
+    x_kind = TensorProto.INT64 if isinstance(members[0], between.Embedding) else kind
+    inputs = [helper.make_tensor_value_info("x", x_kind, shape)]
+    extra = {}
+    if lengths:
+        inputs.append(helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]))
+        extra["lengths"] = "lengths"
+    if state:
+        extra["starts"] = _states(model, "0")
+        inputs += [_state_info(model, name, kind) for name in extra["starts"]]
+    x, shape, finals = _write_members(out, members, shape, extra)
+    named, outputs = {"y": x}, [helper.make_tensor_value_info("y", kind, shape)]
+    if model in recurrent:
+        names = _states(model, "_n")
+        named |= dict(zip(names, finals, strict=True))
+        outputs += [_state_info(model, name, kind) for name in names]
+    for name, source in named.items():
+        out.nodes.append(helper.make_node("Identity", [source], [name], f"output_{name}"))
+    graph = helper.make_graph(out.nodes, "fastlstm", inputs, outputs, out.constants)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR,
+        producer_name="fastlstm", producer_version=__version__,
+    )  # fmt: skip
+
+
+def _input_shape(members, recurrent):
+    """The shape of x, a str where a dimension is open; 2-D without a recurrent layer."""
+    steps = ["batch"]
+    if recurrent:
+        steps = ["batch", "time"] if recurrent[0].batch_first else ["time", "batch"]
+    if isinstance(members[0], between.Embedding):
+        return steps if recurrent else ["batch", "time"]
+    sizes = (getattr(m, "input_size", getattr(m, "in_features", None)) for m in members)
+    return [*steps, next(filter(None, sizes), None)]
+
+
+def _write_members(out, members, shape, extra):
+    """Write all members: the name of the output, its shape, the states of the last layer."""
+    x, finals = "x", []
+    for m, follower in zip(members, [*members[1:], None], strict=True):
+        if isinstance(m, _RECURRENT):
+            y, top, finals = _write_recurrent(out, m, x, **extra)
+            last = isinstance(follower, heads.LastState)  # it takes h_n instead of y
+            x, shape = top if last else y, [*shape[:-1], m.output_size]
+        else:
+            x, shape = _WRITERS[type(m)](out, m, x, shape)
+    return x, shape, finals
+
+
+# -- recurrent layers ------------------------------------------------------------------------
+
+
+def _states(layer, suffix):
+    """The names of the states of a layer, as ["h_n", "c_n"]."""
+    return [s + suffix for s in ("hc" if isinstance(layer, _LSTM) else "h")]
+
+
+def _state_info(m, name, kind):
+    return helper.make_tensor_value_info(
+        name, kind, [m.num_layers * (1 + m.bidirectional), "batch", m.hidden_size]
+    )
+
+
+def _write_recurrent(out, m, x, lengths="", starts=()):
+    """Write a stack of layers.
+
+    Returns
+    -------
+    y : str
+        In the layout of the layer.
+    top : str
+        h_n of the last layer, (D, B, H).
+    finals : list of str
+        The final states, (L*D, B, H).
+    """
+    operator, arrays, attributes = _CELLS[type(m)](m)
+    L, D, H = m.num_layers, 1 + m.bidirectional, m.hidden_size
+    direction = "bidirectional" if m.bidirectional else "forward"
+    pieces = [[""] * L for _ in _states(m, "")]
+    for k, name in enumerate(starts):
+        pieces[k] = [name] if L == 1 else out.add(
+            "Split", name, out.sizes(*[D] * L), outputs=L, axis=0
+        )  # fmt: skip
+    y = out.add("Transpose", x, perm=[1, 0, 2]) if m.batch_first else x
+    finals = [[] for _ in pieces]
+    for k in range(L):
+        cells = arrays[k * D : k * D + D]
+        weights = {name: np.concatenate([a[name] for a in cells]) for name in cells[0]}
+        names = {name: out.constant(a, name) for name, a in weights.items()}
+        inputs = [y, names["W"], names["R"], names.get("B", ""), lengths, *(p[k] for p in pieces)]
+        inputs += [names["P"]] if "P" in names else []
+        while not inputs[-1]:
+            inputs.pop()
+        y, *ends = out.add(
+            operator, *inputs, outputs=1 + len(pieces), direction=direction, hidden_size=H,
+            **attributes,
+        )  # fmt: skip
+        if D == 1:
+            y = out.add("Squeeze", y, out.sizes(1))
+        else:  # (T, D, B, H) -> (T, B, D*H)
+            y = out.add(
+                "Reshape", out.add("Transpose", y, perm=[0, 2, 1, 3]), out.sizes(0, 0, D * H)
+            )
+        for found, end in zip(finals, ends, strict=True):
+            found.append(end)
+    top = finals[0][-1]
+    finals = [s[0] if L == 1 else out.add("Concat", *s, axis=0) for s in finals]
+    return out.add("Transpose", y, perm=[1, 0, 2]) if m.batch_first else y, top, finals
+
+
+def _lstm(m):
+    """The operator, the arrays of each cell by ONNX's names, and the attributes."""
+    if m.proj_size:
+        raise ValueError(f"ONNX's LSTM has no projection: proj_size must be 0, got {m.proj_size}")
+    for field, value in m.spec.changed.items():
+        if field not in _SAYABLE:
+            raise ValueError(f"ONNX's LSTM has nothing for Spec({field}={value!r})")
+    arrays = []
+    for weights in m.cell_weights():
+        weights = dict(weights)
+        if m.spec.peepholes:  # zero rows where a gate has none
+            on = np.array([[gate in m.spec.peepholes] for gate in "ifo"])
+            weights["w_peephole"] = np.where(on, weights["w_peephole"], 0).astype(m.dtype)
+        arrays.append(to_layout("onnx", weights))
+    functions = (m.spec.gate, m.spec.candidate, m.spec.output)
+    attributes = _activation_attributes(functions, ("sigmoid", "tanh", "tanh"), m.bidirectional)
+    if m.spec.clip is not None:
+        attributes["clip"] = m.spec.clip
+    if m.spec.coupled:
+        attributes["input_forget"] = 1
+    return "LSTM", arrays, attributes
+
+
+def _activation_attributes(functions, defaults, bidirectional):
+    """The attributes activations, activation_alpha, activation_beta; none for the defaults."""
+    if functions == defaults:
+        return {}
+    names, alphas, betas = [], [], []
+    for value in functions:
+        value = ("affine", 1.0, 0.0) if value == "identity" else value
+        name, *numbers = (value,) if isinstance(value, str) else value
+        names.append(_camel(name))
+        alphas += numbers[:1]
+        betas += numbers[1:]
+    D = 1 + bidirectional
+    attributes = {"activations": names * D}
+    attributes |= {"activation_alpha": alphas * D} if alphas else {}
+    return attributes | ({"activation_beta": betas * D} if betas else {})
+
+
+def _camel(name):
+    """An activation's name as ONNX writes it."""
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+_LSTM = layer.LSTM
+_CELLS = {layer.LSTM: _lstm}
+_RECURRENT = tuple(_CELLS)
+
+# -- the others ------------------------------------------------------------------------------
+
+
+def _write_activation(out, function, x):
+    """Write an activation as `Spec` has it, or "softmax"."""
+    name, *numbers = (function,) if isinstance(function, str) else function
+    if name == "softmax":
+        return out.add("Softmax", x, axis=-1)
+    if name == "scaled_tanh":  # alpha tanh(beta x)
+        return out.add("Mul", out.add("Tanh", out.add("Mul", x, out.number(numbers[1]))),
+                       out.number(numbers[0]))  # fmt: skip
+    if name == "affine":
+        return out.add("Add", out.add("Mul", x, out.number(numbers[0])), out.number(numbers[1]))
+    return out.add(_camel(name), x, **dict(zip(("alpha", "beta"), numbers, strict=False)))
+
+
+def _write_dense(out, m, x, shape):
+    parameters = m.parameters()
+    y = out.add("MatMul", x, out.constant(parameters["weight"].T, "weight"))
+    if m.bias:
+        y = out.add("Add", y, out.constant(parameters["bias"], "bias"))
+    y = y if m.activation is None else _write_activation(out, m.activation, y)
+    return y, [*shape[:-1], m.out_features]
+
+
+def _write_merge(out, m, x, shape):
+    a, b = out.add("Split", x, outputs=2, axis=-1)
+    y = out.add("Mul" if m.mode == "mul" else "Add", a, b)
+    y = out.add("Mul", y, out.number(0.5)) if m.mode == "ave" else y
+    return y, [*shape[:-1], None if shape[-1] is None else shape[-1] // 2]
+
+
+def _write_reverse(out, m, x, shape):
+    axis = 1 if m.batch_first and len(shape) == 3 else 0
+    last, before = out.sizes(-1), out.sizes(np.iinfo(np.int64).min)
+    return out.add("Slice", x, last, before, out.sizes(axis), out.sizes(-1)), shape
+
+
+def _write_last_state(out, m, h, shape):  # (D, B, H) -> (B, D*H)
+    y = out.add("Flatten", out.add("Transpose", h, perm=[1, 0, 2]), axis=1)
+    return y, ["batch", shape[-1]]
+
+
+def _write_embedding(out, m, x, shape):
+    table = out.constant(m.parameters()["weight"], "table")
+    return out.add("Gather", table, x, axis=0), [*shape, m.embedding_dim]
+
+
+def _write_flatten(out, m, x, shape):
+    return out.add("Flatten", x, axis=1), [shape[0], shape[1] if len(shape) == 2 else None]
+
+
+_WRITERS = {
+    heads.Dense: _write_dense,
+    heads.Dropout: lambda out, m, x, shape: (x, shape),
+    heads.LastState: _write_last_state,
+    between.Activation: lambda out, m, x, shape: (_write_activation(out, m.activation, x), shape),
+    between.Embedding: _write_embedding,
+    between.Flatten: _write_flatten,
+    between.MergeDirections: _write_merge,
+    between.Reverse: _write_reverse,
+}
