@@ -80,14 +80,15 @@ def export(model, *, lengths=False, state=False):
         inputs.append(helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]))
         extra["lengths"] = "lengths"
     if state:
-        extra["starts"] = _states(model, "0")
-        inputs += [_state_info(model, name, kind) for name in extra["starts"]]
+        given = _state_shapes(model, "0")
+        inputs += [helper.make_tensor_value_info(n, kind, shape) for n, shape in given.items()]
+        extra["given"] = list(given)
     x, shape, finals = _write_members(out, members, shape, extra)
     named, outputs = {"y": x}, [helper.make_tensor_value_info("y", kind, shape)]
     if model in recurrent:
-        names = _states(model, "_n")
-        named |= dict(zip(names, finals, strict=True))
-        outputs += [_state_info(model, name, kind) for name in names]
+        states = _state_shapes(model, "_n")
+        named |= dict(zip(states, finals, strict=True))
+        outputs += [helper.make_tensor_value_info(n, kind, shape) for n, shape in states.items()]
     for name, source in named.items():
         out.nodes.append(helper.make_node("Identity", [source], [name], f"output_{name}"))
     graph = helper.make_graph(out.nodes, "fastlstm", inputs, outputs, out.constants)
@@ -124,19 +125,24 @@ def _write_members(out, members, shape, extra):
 # -- recurrent layers ------------------------------------------------------------------------
 
 
-def _states(layer, suffix):
-    """The names of the states of a layer, as ["h_n", "c_n"]."""
-    return [s + suffix for s in ("hc" if isinstance(layer, _LSTM) else "h")]
+def _state_shapes(m, suffix):
+    """The states by name, as "h_n", with their shapes; of layers of different sizes one by one."""
+    D, widths = 1 + m.bidirectional, m.state_widths
+    names = "hc"[: len(widths[0])]
+    if len(set(widths)) == 1:
+        return {f"{s}{suffix}": [m.num_layers * D, "batch", widths[0][0]] for s in names}
+    return {f"{s}{suffix}_l{k}": [D, "batch", w[0]] for s in names for k, w in enumerate(widths)}
 
 
-def _state_info(m, name, kind):
-    return helper.make_tensor_value_info(
-        name, kind, [m.num_layers * (1 + m.bidirectional), "batch", m.hidden_size]
-    )
-
-
-def _write_recurrent(out, m, x, lengths="", starts=()):
+def _write_recurrent(out, m, x, lengths="", given=()):
     """Write a stack of layers.
+
+    Parameters
+    ----------
+    lengths : str
+        The name of sequence_lens, or "".
+    given : list of str
+        The names of the initial states; empty: the layer's own.
 
     Returns
     -------
@@ -145,41 +151,62 @@ def _write_recurrent(out, m, x, lengths="", starts=()):
     top : str
         h_n of the last layer, (D, B, H).
     finals : list of str
-        The final states, (L*D, B, H).
+        The final states, as `_state_shapes` has them.
     """
     operator, arrays, attributes = _CELLS[type(m)](m)
-    L, D, H = m.num_layers, 1 + m.bidirectional, m.hidden_size
-    direction = "bidirectional" if m.bidirectional else "forward"
-    pieces = [[""] * L for _ in _states(m, "")]
-    for k, name in enumerate(starts):
-        pieces[k] = [name] if L == 1 else out.add(
-            "Split", name, out.sizes(*[D] * L), outputs=L, axis=0
-        )  # fmt: skip
+    L, D = m.num_layers, 1 + m.bidirectional
+    attributes["direction"] = "bidirectional" if m.bidirectional else "forward"
     y = out.add("Transpose", x, perm=[1, 0, 2]) if m.batch_first else x
-    finals = [[] for _ in pieces]
+    starts = _write_starts(out, m, y, given)
+    ends = []
     for k in range(L):
-        cells = arrays[k * D : k * D + D]
+        cells, H = arrays[k * D : k * D + D], m.state_widths[k][0]
         weights = {name: np.concatenate([a[name] for a in cells]) for name in cells[0]}
         names = {name: out.constant(a, name) for name, a in weights.items()}
-        inputs = [y, names["W"], names["R"], names.get("B", ""), lengths, *(p[k] for p in pieces)]
-        inputs += [names["P"]] if "P" in names else []
+        inputs = [y, *(names.get(w, "") for w in "WRB"), lengths, *starts[k], names.get("P", "")]
         while not inputs[-1]:
             inputs.pop()
-        y, *ends = out.add(
-            operator, *inputs, outputs=1 + len(pieces), direction=direction, hidden_size=H,
-            **attributes,
-        )  # fmt: skip
+        y, *end = out.add(
+            operator, *inputs, outputs=1 + len(starts[k]), hidden_size=H, **attributes
+        )
+        ends.append(end)
         if D == 1:
             y = out.add("Squeeze", y, out.sizes(1))
         else:  # (T, D, B, H) -> (T, B, D*H)
-            y = out.add(
-                "Reshape", out.add("Transpose", y, perm=[0, 2, 1, 3]), out.sizes(0, 0, D * H)
+            y = out.add("Transpose", y, perm=[0, 2, 1, 3])
+            y = out.add("Reshape", y, out.sizes(0, 0, D * H))
+    finals = [list(names) for names in zip(*ends, strict=True)]  # by state
+    if L > 1 and len(set(m.state_widths)) == 1:
+        finals = [[out.add("Concat", *names, axis=0)] for names in finals]
+    y = out.add("Transpose", y, perm=[1, 0, 2]) if m.batch_first else y
+    return y, ends[-1][0], [name for names in finals for name in names]
+
+
+def _write_starts(out, m, x, given):
+    """For each layer the names of its initial states (D, B, H); "": zeros. x is (T, B, I)."""
+    L, D, S = m.num_layers, 1 + m.bidirectional, len(m.state_widths[0])
+    if given and len(given) == S:
+        parts = [_split(out, name, L, D) for name in given]
+    elif given:
+        parts = [given[k * L : k * L + L] for k in range(S)]
+    elif m.learn_state:  # parameters (H,) of each cell, the same for all rows
+        rows = out.add("Shape", x, start=1, end=2)
+        shape = out.add("Concat", out.sizes(1), rows, out.sizes(1), axis=0)
+        own, directions = m.parameters(), ("", "_reverse")[:D]
+        parts = [
+            [out.add("Expand", out.constant(np.stack(values)[:, None]), shape) for values in layers]
+            for layers in (
+                [[own[f"{s}0_l{k}{d}"] for d in directions] for k in range(L)] for s in "hc"[:S]
             )
-        for found, end in zip(finals, ends, strict=True):
-            found.append(end)
-    top = finals[0][-1]
-    finals = [s[0] if L == 1 else out.add("Concat", *s, axis=0) for s in finals]
-    return out.add("Transpose", y, perm=[1, 0, 2]) if m.batch_first else y, top, finals
+        ]
+    else:
+        parts = [[""] * L] * S
+    return list(zip(*parts, strict=True))
+
+
+def _split(out, name, L, D):
+    """The states (D, B, H) of each layer out of those of all."""
+    return [name] if L == 1 else out.add("Split", name, out.sizes(*[D] * L), outputs=L, axis=0)
 
 
 def _lstm(m):
@@ -227,7 +254,6 @@ def _camel(name):
     return "".join(part.capitalize() for part in name.split("_"))
 
 
-_LSTM = layer.LSTM
 _CELLS = {layer.LSTM: _lstm}
 _RECURRENT = tuple(_CELLS)
 

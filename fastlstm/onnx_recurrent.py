@@ -148,10 +148,9 @@ class RecurrentNode:
             y = np.empty((T, D, B, H), x.dtype)
         ends = [np.empty((D, B, H), x.dtype) for _ in range(self.states)]
         for d, (cell, weights) in enumerate(cells):
-            cell.forward(
-                x, weights, *(None if s is None else s[d] for s in starts), y[:, d],
-                *(s[d] for s in ends), lengths, self.reverse[d], False,
-            )  # fmt: skip
+            start = tuple(None if s is None else s[d] for s in starts)
+            end = tuple(s[d] for s in ends)
+            cell.forward(x, weights, start, y[:, d], end, lengths, self.reverse[d])
         for s in ends:
             if T == 0:
                 s[...] = 0

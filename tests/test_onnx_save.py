@@ -30,11 +30,10 @@ def normal(*shape, dtype="f4"):
 
 
 def flattened(results):
-    """y, h_n, ... of what a layer or a model returns."""
+    """The arrays of nested tuples, in order: y, h_n, ..."""
     if not isinstance(results, tuple):
         return [results]
-    y, state = results
-    return [y, *(state if isinstance(state, tuple) else [state])]
+    return [a for part in results for a in flattened(part)]
 
 
 def check(model, x, path, runtime=True, **call):
@@ -45,8 +44,8 @@ def check(model, x, path, runtime=True, **call):
     if "lengths" in call:
         feeds["lengths"] = np.array(call["lengths"], np.int32)
     if "state" in call:
-        states = call["state"] if isinstance(call["state"], tuple) else [call["state"]]
-        feeds |= {f"{name}0": s for name, s in zip("hc", states, strict=False)}
+        names = [value.name for value in fo.load(path).get_inputs() if value.name[0] in "hc"]
+        feeds |= dict(zip(names, flattened(call["state"]), strict=True))
     expected = flattened(model(x, **call))
     assert_same(fo.load(path).run(None, feeds), expected)
     if runtime:
@@ -70,6 +69,28 @@ def test_saved_lstm_is_the_same_in_onnxruntime(stack, call, path):
     if call.get("state"):
         given["state"] = normal(cells, B, H), normal(cells, B, H)
     check(layer, x, path, **given)
+
+
+@pytest.mark.parametrize("stack", [
+    dict(hidden_size=(7, 3, 4)),
+    dict(hidden_size=(7, 3), bidirectional=True, batch_first=True),
+    dict(hidden_size=H, num_layers=2, learn_state=True),
+    dict(hidden_size=(7, 3), bidirectional=True, learn_state=True, batch_first=True),
+], ids=str)  # fmt: skip
+def test_saved_layers_of_different_sizes_and_learned_states(stack, path):
+    layer = fl.LSTM(I, seed=1, **stack)
+    layer.flat += normal(layer.flat.size) / 10  # learned states are zeros at first
+    first = layer.batch_first
+    x, lengths = normal(B, T, I) if first else normal(T, B, I), RNG.integers(1, T + 1, B)
+    state = random_like(layer(x)[1])
+    for call in ({}, dict(lengths=lengths), dict(state=state)):
+        check(layer, x, path, **call)
+    check(fl.Sequential([layer, fl.LastState()]), x, path)
+
+
+def random_like(state):
+    """An array, or a tuple of them, of these shapes."""
+    return tuple(map(random_like, state)) if isinstance(state, tuple) else normal(*state.shape)
 
 
 MODELS = {
