@@ -22,7 +22,7 @@ _SYMBOLS = {
     "w_peephole": "3, H",
     "w_proj": "P, H",
 }
-_FIELDS = ("peepholes", "coupled", "cell_clip")  # of Spec: the variants with second derivatives
+FIELDS = ("peepholes", "coupled", "cell_clip")  # of Spec: the variants with second derivatives
 
 
 def _named(what, arrays):
@@ -46,10 +46,10 @@ def forward_arguments(primals, spec):
             raise ValueError(f"primals must have x, w_ih and w_hh, {name} is missing")
     if isinstance(spec, Spec):  # else lstm_forward says what is wrong
         for field, value in spec.changed.items():
-            if field not in _FIELDS:
+            if field not in FIELDS:
                 raise NotImplementedError(
                     f"second derivatives of Spec({field}={value!r}) cannot be computed yet, "
-                    f"only of {', '.join(_FIELDS)}"
+                    f"only of {', '.join(FIELDS)}"
                 )
     state = named.pop("h0", None), named.pop("c0", None)
     return {**named, "state": state}

@@ -14,7 +14,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import layer
 from .spec import Spec
-from .torch_ops import lstm, lstm_op, plan_for, spec_text, variant_parameters
+from .torch_ops import lstm, lstm_op
+from .torch_run import plan_for, spec_text, variant_parameters
 
 __all__ = ["LSTM", "patch"]
 

@@ -12,7 +12,7 @@ __all__ = ["lstm_expression"]
 
 
 def lstm_expression(plan, x, h0, c0, weights, masks, batch_sizes):
-    """y, h_n, c_n as `fastlstm.torch_ops.run_forward` computes them, in PyTorch's operations.
+    """y, h_n, c_n as `fastlstm.torch_run.run_forward` computes them, in PyTorch's operations.
 
     Parameters
     ----------

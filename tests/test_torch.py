@@ -19,7 +19,15 @@ torch = pytest.importorskip("torch")
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence  # noqa: E402
 
 import fastlstm.torch as ft  # noqa: E402
-from fastlstm import Spec, checks, reference, torch_expression, torch_ops  # noqa: E402
+from fastlstm import (  # noqa: E402  # noqa: E402
+    Spec,
+    checks,
+    reference,
+    torch_expression,
+    torch_ops,
+    torch_run,
+    torch_second_order,
+)
 
 pytestmark = [
     pytest.mark.parity,
@@ -301,6 +309,67 @@ def test_torch_gradgradcheck_packed():
     assert torch.autograd.gradgradcheck(function, x)
 
 
+def second_derivatives(module, x, state, create_graph=False):
+    """Of a random-looking loss, from the norm of its gradient; the inputs get derivatives too."""
+    inputs = [t.detach().clone().requires_grad_() for t in (x, *state)]
+    y, (h_n, c_n) = module(inputs[0], tuple(inputs[1:]))
+    loss = torch.sin(3 * y).sum() + (h_n**3).sum() - c_n.cos().sum()
+    wanted = (*inputs, *module.parameters())
+    first = torch.autograd.grad(loss, wanted, create_graph=True)
+    norm = sum((g**2).sum() for g in first)
+    second = torch.autograd.grad(norm, wanted, create_graph=create_graph)
+    if not create_graph:
+        return second
+    return torch.autograd.grad(sum((g**2).sum() for g in second), wanted)
+
+
+@pytest.mark.parametrize("third", [False, True])
+@pytest.mark.parametrize("options", [
+    {}, dict(bias=False), dict(proj_size=2), dict(num_layers=3, bidirectional=True),
+    dict(batch_first=True),
+], ids=str)  # fmt: skip
+def test_torch_higher_derivatives_match_nn_lstm(monkeypatch, options, third):
+    theirs, ours = pair(3, 4, **options)
+    x = torch.randn(*((2, 5) if ours.batch_first else (5, 2)), 3, dtype=torch.float64)
+    cells = ours.num_layers * (1 + ours.bidirectional)
+    state = [torch.randn(cells, 2, n, dtype=torch.float64) for n in (ours.proj_size or 4, 4)]
+    native, original = [], torch_second_order._products
+    monkeypatch.setattr(
+        torch_second_order, "_products", lambda *a: native.append(1) or original(*a)
+    )
+    torch.testing.assert_close(
+        second_derivatives(ours, x, state, third), second_derivatives(theirs, x, state, third)
+    )
+    assert third or len(native) == 1  # compiled code
+
+
+def test_torch_hessian_row_by_row_and_at_once():
+    theirs, ours = pair(2, 3)
+    x = torch.randn(3, 2, 2, dtype=torch.float64)
+
+    def loss(module):
+        return lambda x: (module(x)[0] ** 2).sum()
+
+    hessian, jacobian = torch.autograd.functional.hessian, torch.autograd.functional.jacobian
+    expected = hessian(loss(theirs), x)
+    torch.testing.assert_close(hessian(loss(ours), x), expected)
+    torch.testing.assert_close(hessian(loss(ours), x, vectorize=True), expected)
+    at_once = jacobian(lambda x: ours(x)[0], x, vectorize=True)
+    torch.testing.assert_close(at_once, jacobian(lambda x: theirs(x)[0], x))
+
+
+def test_torch_second_derivatives_of_one_input_only():
+    """Some gradients are not asked for, and some have no gradient of their own."""
+    theirs, ours = pair(3, 4, **OPTIONS)
+    results = []
+    for module in (theirs, ours):
+        x = torch.ones(5, 2, 3, dtype=torch.float64, requires_grad=True)
+        y, _ = module(x)
+        (dx,) = torch.autograd.grad(y[3].prod(dim=1).sum(), x, create_graph=True)
+        results.append(torch.autograd.grad(dx[2].square().sum(), (x, module.weight_hh_l1)))
+    torch.testing.assert_close(*results)
+
+
 def test_torch_retained_graph_gives_the_same_again():
     _, ours = pair(3, 4, 2, dropout=0.5, dtype=torch.float32)
     y, _ = ours(torch.randn(5, 2, 3))
@@ -388,8 +457,8 @@ def test_torch_is_zero_copy(monkeypatch):
         result = seen["result"] = original(cells, x, *args, **kwargs)
         return result
 
-    original = torch_ops.stack_forward
-    monkeypatch.setattr(torch_ops, "stack_forward", spy)
+    original = torch_run.stack_forward
+    monkeypatch.setattr(torch_run, "stack_forward", spy)
     with torch.no_grad():
         y, (h_n, c_n) = lstm(x)
 
