@@ -6,6 +6,7 @@ from ._loops cimport Job
 
 
 cdef class Weights:
+    cdef readonly object spec
     cdef readonly dict arrays  # name -> contiguous array or None; copies where they are kept
     cdef const fl_kernels *simd  # NULL: the BLAS step, nothing is packed
     cdef Py_ssize_t L

@@ -11,14 +11,11 @@ says what they compute. Here is how:
   adds W_hh h[t-1] there and activates the gates in place.
 * The backward loop replaces the gates by their gradients in place. After it one product each
   gives dw_hh, dw_ih and dx: their sums run over all steps and rows.
-* A step is one of csrc/step.inc.h where this processor has one (SIMD, packed weights), else one of
-  `_blas_step`. A team of threads shares the SIMD steps by rows or by units (`_loops`); bits do
-  not depend on it.
+* A step is one of csrc/step.inc.h (SIMD, packed weights) where this processor has one that serves
+  the variant (`simd_for`), else one of `_blas_step`. A team of threads shares the SIMD steps by
+  rows or by units (`_loops`); bits do not depend on it.
 """
 
-from cpython.buffer cimport (
-    PyBUF_STRIDES, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer,
-)
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcmp, memset
@@ -28,7 +25,10 @@ import numpy as np
 from . import checks, reference
 from .spec import Spec
 from .tape import Tape
+from ._variants import variant_memory
 
+from ._arrays cimport View, address, view_of
+from ._blas_step cimport backward_scratch
 from ._csrc cimport (
     fl_best_isa, fl_isas, fl_kernels, fl_kernels_for, fl_lstm, fl_team_share, fl_team_together,
     fl_work,
@@ -39,6 +39,7 @@ from ._gates cimport (
 from ._loops cimport (
     Job, PyThread_get_thread_ident, backward_work, forward_work, gradient_work,
 )
+from ._variants cimport describe_variant, name_peepholes, use_gradients, use_memory
 
 __all__ = [
     "Direction", "elementwise", "get_isa", "get_threads", "isas", "lstm_backward", "lstm_forward",
@@ -109,32 +110,6 @@ def elementwise(name, x):
 
 
 # -- arrays and pointers ---------------------------------------------------------------------
-
-cdef struct View:  # an array of up to three dimensions
-    char *data
-    Py_ssize_t itemsize
-    Py_ssize_t stride[3]  # in elements
-    bint contiguous
-
-
-cdef View view_of(a) except *:
-    """Where the array's numbers are. The array must stay alive in the caller's hands."""
-    cdef Py_buffer buffer
-    cdef View view
-    cdef int k
-    PyObject_GetBuffer(a, &buffer, PyBUF_STRIDES)
-    view.data, view.itemsize = <char *>buffer.buf, buffer.itemsize
-    view.contiguous = PyBuffer_IsContiguous(&buffer, b"C")
-    for k in range(min(buffer.ndim, 3)):
-        view.stride[k] = buffer.strides[k] // buffer.itemsize
-    PyBuffer_Release(&buffer)
-    return view
-
-
-cdef inline void *address(a) except? NULL:
-    """Where the array's numbers are; NULL for None."""
-    return NULL if a is None else view_of(a).data
-
 
 cdef inline contiguous(a):
     """``a`` with its numbers in C order; None stays None."""
@@ -214,8 +189,8 @@ cdef class Weights:
     them with a copy, which costs 1/T of the product with them.
     """
 
-    def __cinit__(self, dict arrays, bint copy):
-        self.simd = simd_for(arrays)
+    def __cinit__(self, dict arrays, spec, bint copy):
+        self.spec, self.simd = spec, simd_for(spec)
         self.is_f64 = arrays["w_hh"].dtype == np.float64
         if copy:
             self.arrays = {k: None if w is None else np.array(w, order="C")
@@ -228,8 +203,8 @@ cdef class Weights:
 
     cdef int pack(self) except -1:
         """The panels of the forward steps."""
-        w_ih, w_hh, b = self.arrays["w_ih"], self.arrays["w_hh"], self.arrays["b"]
-        w_proj, w_peephole = self.arrays["w_proj"], self.arrays.get("w_peephole")
+        w_ih, w_hh, b = self.arrays["w_ih"], self.arrays["w_hh"], self.arrays.get("b")
+        w_proj, w_peephole = self.arrays.get("w_proj"), self.arrays.get("w_peephole")
         cdef Py_ssize_t H = w_hh.shape[0] // 4, I = w_ih.shape[1], P = w_hh.shape[1], L = self.L
         U, dtype = (H + L - 1) // L, w_ih.dtype
         self.x_panels = aligned((U, I, 4, L), dtype)
@@ -249,7 +224,7 @@ cdef class Weights:
 
     cdef int pack_transposed(self) except -1:
         """The columns of the backward steps, when they are first needed."""
-        w_ih, w_hh, w_proj = (self.arrays[name] for name in ("w_ih", "w_hh", "w_proj"))
+        w_ih, w_hh, w_proj = (self.arrays.get(name) for name in ("w_ih", "w_hh", "w_proj"))
         cdef Py_ssize_t H = w_hh.shape[0] // 4, I = w_ih.shape[1], P = w_hh.shape[1], L = self.L
         if self.simd == NULL or self.h_columns is not None:
             return 0
@@ -268,11 +243,11 @@ cdef class Weights:
     cdef bint readable_as_they_are(self):
         """Whether the steps of few rows can do without columns: whole vectors, no projection."""
         cdef Py_ssize_t I = self.arrays["w_ih"].shape[1], P = self.arrays["w_hh"].shape[1]
-        return I % self.L == 0 == P % self.L and self.arrays["w_proj"] is None
+        return I % self.L == 0 == P % self.L and self.arrays.get("w_proj") is None
 
     cdef bint matches(self, dict arrays) except -1:
         """Whether they were packed from these numbers, for these kernels."""
-        if self.simd == NULL or self.simd != simd_for(arrays):
+        if self.simd == NULL or self.simd != simd_for(self.spec):
             return False
         for name, w in arrays.items():
             kept = self.arrays.get(name)
@@ -284,8 +259,14 @@ cdef class Weights:
         return True
 
 
-cdef inline const fl_kernels *simd_for(dict arrays) noexcept:
-    """The kernels whose steps serve these weights; NULL: the BLAS step does."""
+# The fields of Spec that the SIMD steps serve
+SIMD_FIELDS = frozenset({"peepholes", "coupled", "cell_clip"})
+
+
+cdef inline const fl_kernels *simd_for(spec) except? NULL:
+    """The kernels whose steps serve this cell; NULL: the BLAS step does, which serves all."""
+    if spec.changed and not spec.changed.keys() <= SIMD_FIELDS:
+        return NULL
     return kernels
 
 
@@ -327,9 +308,12 @@ cdef int describe(
     q.T, q.B, q.I, q.P = T, B, I, w["w_hh"].shape[1]
     q.H = w["w_hh"].shape[0] // 4
     q.w_ih, q.w_hh = address(w["w_ih"]), address(w["w_hh"])
-    q.b, q.w_proj = address(w["b"]), address(w["w_proj"])
+    q.b, q.w_proj = address(w.get("b")), address(w.get("w_proj"))
     job.q, job.simd, job.is_f64 = q, weights.simd, weights.is_f64
-    job.sigmoid, job.tanh = squash(job.is_f64, False), squash(job.is_f64, True)
+    q.w_peephole = address(w.get("w_peephole"))
+    name_peepholes(q, weights.spec)
+    job.variant.sigmoid, job.variant.tanh = squash(job.is_f64, False), squash(job.is_f64, True)
+    describe_variant(&job.variant, weights.spec, w)
     job.caller = PyThread_get_thread_ident()
     job.stop_after = job.alone_after = NEVER
     if job.simd == NULL:
@@ -416,7 +400,8 @@ cdef class Direction:
         """The weights, packed now or before."""
         cdef Weights weights = self.weights  # a local: another thread may replace it
         if weights is None or not (self.frozen or weights.matches(arrays)):
-            self.weights = weights = Weights(arrays, simd_for(arrays) != NULL)
+            simd = simd_for(self.spec) != NULL
+            self.weights = weights = Weights(arrays, self.spec, simd)
         return weights
 
     def forward(
@@ -436,7 +421,7 @@ cdef class Direction:
             return None
         h0, c0 = np.zeros_like(h_n) if h0 is None else h0, np.zeros_like(c_n) if c0 is None else c0
         inputs = checks.Inputs(x=x, h0=h0, c0=c0, lengths=lengths, reverse=reverse,
-                               spec=self.spec, y=y, **weights)
+                               spec=self.spec, y=y, **{"b": None, "w_proj": None, **weights})
         return Tape(inputs, **kept, weights=packed)
 
     def backward(self, tape, dy, tuple dend, tuple dstart, dict dw, keep=False):
@@ -477,7 +462,10 @@ cdef run_forward(
     q.state_slots = T + 1 if save else 2
     q.gate_slots = max(1, T) if save else job.chunk
     q.m_slots = max(1, T) if save else 1
-    h = c = gates = m = None
+    h = c = gates = m = memory = None
+    if not job.variant.plain and job.simd == NULL:
+        memory = variant_memory(weights.spec, (T, B, q.H), q.P, save, y.dtype)
+        use_memory(&job.variant, memory, q.m_slots)
     if save:
         h = aligned((q.state_slots, B, q.h_row), y.dtype, ragged)
         c = aligned((q.state_slots, B, q.U * q.L), y.dtype, ragged)
@@ -494,7 +482,7 @@ cdef run_forward(
         if ragged:
             memset(start, 0, states + gate_count * item)
         q.h, q.c, q.gates = start, start + 2 * B * q.h_row * item, start + states
-    if weights.arrays["w_proj"] is not None:
+    if q.w_proj != NULL:
         m = aligned((q.m_slots, B, q.U * q.L), y.dtype, ragged)
     q.m, q.x, q.h0, q.c0 = address(m), address(x), address(h0), address(c0)
     view = view_of(to)
@@ -518,7 +506,7 @@ cdef run_forward(
     elif to is not y:
         y[...] = to
     gates = gates[:T] if save else None  # without a step there is one slot too many
-    return dict(h=h, c=c, gates=gates, h_raw=m, order=order, x=x)
+    return dict(h=h, c=c, gates=gates, h_raw=m, order=order, x=x, kept=memory)
 
 
 cdef run_backward(Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep):
@@ -552,9 +540,15 @@ cdef run_backward(Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep)
     q.dh, q.dc, q.dh_all, q.dx = address(dh), address(dc), address(dh_all), address(dx)
     q.dw_ih, q.dw_hh = address(dw["w_ih"]), address(dw["w_hh"])
     q.db, q.dw_proj = address(dw.get("b")), address(dw.get("w_proj"))
+    q.dw_peephole = address(dw.get("w_peephole"))
+    if tape.kept is not None:
+        memory = {name: a.copy() for name, a in tape.kept.items()} if keep else tape.kept
+        use_memory(&job.variant, memory, q.m_slots)
+        difo = np.zeros((B, 3 * q.H), dtype) if job.variant.w_fgr != NULL else None
+        use_gradients(&job.variant, dw, difo)
     cdef int n = team_size(&job)
     if job.simd == NULL:
-        size = (q.H + B * q.H) * x.itemsize
+        size = backward_scratch(&q) * x.itemsize
     else:
         size = job.simd.gradient_scratch[job.is_f64](&q, 0, (q.U + n - 1) // n) * x.itemsize
     cdef Scratch scratch = self.borrow()
@@ -593,8 +587,7 @@ def lstm_forward(
     q = checks.forward_inputs(
         x, w_ih, w_hh, b, state, variants, w_proj, lengths, reverse, spec, out
     )
-    checks.supported(spec)
-    weights = Weights(dict(w_ih=q.w_ih, w_hh=q.w_hh, b=q.b, w_proj=q.w_proj), False)
+    weights = Weights(q.weights, spec, False)
     h_n, c_n = np.empty((q.B, q.P), q.x.dtype), np.empty((q.B, q.H), q.x.dtype)
     kept = run_forward(Direction(spec), weights, q.x, q.h0, q.c0, q.y, h_n, c_n, q.lengths,
                        q.reverse, save)

@@ -8,8 +8,11 @@ or one of `_blas_step`, which one thread does.
 from libc.string cimport memcpy, memset
 
 from ._blas_step cimport c_slot, h_slot, project, step_backward, step_forward, sum_gradients
-from ._csrc cimport fl_flag_is_up, fl_kernels, fl_lstm, fl_raise_flag, fl_team_barrier
-from ._gates cimport fl_squash
+from ._csrc cimport (
+    FL_PEEPHOLE_F, FL_PEEPHOLE_I, FL_PEEPHOLE_O, fl_flag_is_up, fl_kernels, fl_lstm,
+    fl_raise_flag, fl_team_barrier,
+)
+from ._variants cimport Variant
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals()  # without Cython's check: Job.interrupted keeps the answer
@@ -23,8 +26,7 @@ ctypedef fused real:
 cdef struct Job:  # one call, shared by the team
     fl_lstm *q
     const fl_kernels *simd  # NULL: the BLAS step, by one thread
-    fl_squash sigmoid
-    fl_squash tanh
+    Variant variant         # what the BLAS step alone looks at
     bint is_f64
     bint by_units           # threads share the units, and wait for each other after each step
     bint fused              # SIMD: x is multiplied inside the step
@@ -152,7 +154,7 @@ cdef inline void forward_loop(const real *tag, Job *job, int thread, int n) noex
             else:
                 job.simd.project[is_f64](q, chunk * job.chunk, t1, my.b0, my.b1, my.u0, my.u1)
         if job.simd == NULL:
-            step_forward(tag, q, t, job.sigmoid, job.tanh)
+            step_forward(tag, q, &job.variant, t)
         elif my.b0 < rows:
             job.simd.step_forward[is_f64](q, t, job.fused, my.b0, min(my.b1, rows), my.u0, my.u1)
         rows_next = 0 if s + 1 == q.T else q.active[t - 1 if q.reverse else t + 1]
@@ -183,7 +185,7 @@ cdef inline void backward_loop(const real *tag, Job *job, int thread, int n) noe
         both = min(rows, rows_from)
         if job.simd == NULL:
             if t >= 0:
-                step_backward(tag, q, t, <real *>job.scratch, job.tanh)
+                step_backward(tag, q, &job.variant, t, <real *>job.scratch)
         else:
             backward_rows(job, is_f64, t_from, t, 0, both, &my)
             backward_rows(job, is_f64, t_from, -1, both, rows_from, &my)
@@ -217,12 +219,16 @@ cdef inline void gradient_work(void *arg, int thread, int n) noexcept nogil:
                 q, q.U * thread // n, q.U * (thread + 1) // n, r, min(N, r + patience),
                 job.scratch + thread * job.scratch_size)
         elif job.is_f64:
-            sum_gradients(<double *>NULL, q, r, min(N, r + patience))
+            sum_gradients(<double *>NULL, q, &job.variant, r, min(N, r + patience))
         else:
-            sum_gradients(<float *>NULL, q, r, min(N, r + patience))
+            sum_gradients(<float *>NULL, q, &job.variant, r, min(N, r + patience))
         r += patience
         if watches and r < N:
             look_for_ctrl_c(job, 0)
+    if job.simd != NULL and not fl_flag_is_up(&job.interrupted):
+        job.simd.peephole_gradient[job.is_f64](
+            q, FL_PEEPHOLE_I | FL_PEEPHOLE_F | FL_PEEPHOLE_O, q.U * thread // n,
+            q.U * (thread + 1) // n)
 
 
 cdef inline void backward_rows(

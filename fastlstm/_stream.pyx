@@ -20,11 +20,13 @@ import numpy as np
 
 from . import checks
 from ._stack import by_cell, new_states
+from ._variants import variant_memory
 
 from ._blas_step cimport project, step_forward
 from ._csrc cimport fl_lstm, fl_team_barrier
 from ._engine cimport Scratch, Weights, describe, run_together, units_team_size
 from ._loops cimport Job
+from ._variants cimport use_memory
 
 __all__ = ["Stream"]
 
@@ -52,10 +54,10 @@ cdef void one_layer(Layer *layer, int thread, int n) noexcept nogil:
         return
     elif job.is_f64:
         project(<double *>NULL, q, 0, 1)
-        step_forward(<double *>NULL, q, 0, job.sigmoid, job.tanh)
+        step_forward(<double *>NULL, q, &job.variant, 0)
     else:
         project(<float *>NULL, q, 0, 1)
-        step_forward(<float *>NULL, q, 0, job.sigmoid, job.tanh)
+        step_forward(<float *>NULL, q, &job.variant, 0)
 
 
 cdef void all_layers(void *arg, int thread, int n) noexcept nogil:
@@ -97,6 +99,7 @@ cdef class Stream:
     cdef object dtype, check_state, initial  # the layer's, and the state in which it starts
     cdef list widths  # of h and c, layer by layer
     cdef list keep  # the Weights, whose memory the layers point to
+    cdef list variants  # as those: layer by layer the memory of `variant_memory`
     cdef Scratch memory
     cdef Layer *layers
     cdef Py_ssize_t L, item, active
@@ -123,7 +126,7 @@ cdef class Stream:
         self.layers = <Layer *>PyMem_RawCalloc(self.L, sizeof(Layer))
         if self.layers == NULL:
             raise MemoryError("cannot allocate the layers of a stream")
-        self.prepare([Weights(arrays, True) for arrays in lstm.cell_weights()])
+        self.prepare([Weights(arrays, lstm.spec, True) for arrays in lstm.cell_weights()])
         self.widths = lstm.state_widths
         self.check_state, self.initial = lstm.check_state, lstm.initial_state(batch_size)
         if lstm.learn_state:
@@ -136,11 +139,14 @@ cdef class Stream:
         cdef fl_lstm *q
         cdef char *at
         cdef double flop = 0
-        self.keep = weights
+        self.keep, self.variants = weights, []
         self.active = B
         for k in range(self.L):
             q = &self.layers[k].q
             describe(&self.layers[k].job, q, weights[k], 1, B, input_size)
+            self.variants.append(
+                variant_memory(weights[k].spec, (1, B, q.H), q.P, False, self.dtype))
+            use_memory(&self.layers[k].job.variant, self.variants[k], 1)
             q.active = &self.active
             q.state_slots, q.gate_slots, q.m_slots = 2, 1, 1
             q.y_t = q.y_b = q.P
@@ -172,6 +178,8 @@ cdef class Stream:
 
         Where the layers differ in size, each is a tuple of L arrays (1, B, .). None, also for one
         of them: as `reset` does.
+
+        With full gate recurrence the gates before the next step are set to 0, as at a start.
         """
         cdef fl_lstm *q
         cdef Py_ssize_t k, b, item = self.item
@@ -201,6 +209,8 @@ cdef class Stream:
                 memcpy(self.h_row(q, b), &row[0], q.P * item)
                 row = np.ascontiguousarray(c[b]).view(np.int8)
                 memcpy(self.c_row(q, b), &row[0], q.H * item)
+            if "ifo" in self.variants[k]:
+                self.variants[k]["ifo"][...] = 0
 
     cdef char *h_row(self, const fl_lstm *q, Py_ssize_t b) noexcept:
         """Row b of the state h that the next step reads."""

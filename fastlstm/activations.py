@@ -43,7 +43,7 @@ class Activation(NamedTuple):
     positive_alpha: bool = False  # else x could not be told from y
 
 
-# The order is that of FL_SIGMOID, FL_TANH, ... in csrc/lstm.h. NaN in, NaN out.
+# The order is that of Kind in _activations.pxd. NaN in, NaN out.
 ACTIVATIONS = {
     "sigmoid": Activation(sigmoid, lambda y, dy: dy * y * (1 - y)),
     "tanh": Activation(np.tanh, lambda y, dy: dy * (1 - y**2)),

@@ -266,6 +266,11 @@ def variant_weights(spec):
     return tuple(name for name in asked if asked[name])
 
 
+def variant_shapes(spec, H):
+    """Name -> shape of the weights that this variant has on top of the default cell's."""
+    return {name: _VARIANT_WEIGHTS[name][1](H) for name in variant_weights(spec)}
+
+
 def _variants(spec, given, H, x):
     """The weights of a variant, by name, as arrays of the right shape."""
     needed = variant_weights(spec)
@@ -283,12 +288,6 @@ def _variants(spec, given, H, x):
         same_dtype(("x", x), **{name: a})
         weights[name] = a
     return weights
-
-
-def supported(spec):
-    """Refuse a variant that the engine cannot compute yet."""
-    for field, value in spec.changed.items():
-        raise NotImplementedError(f"Spec({field}={value!r}) cannot be computed yet")
 
 
 def integer(name, value, least):

@@ -9,11 +9,22 @@ from . import checks, reference
 from ._stream import Stream
 from .recurrent import LayerTape, Recurrent
 from .spec import Spec
+from .stream import ReferenceStream
 
 __all__ = ["LSTM", "LSTMTape"]
 
 # The arguments of lstm_forward -> the names of the parameters
-_ARGUMENTS = {"w_ih": "weight_ih", "w_hh": "weight_hh", "b": "bias", "w_proj": "weight_hr"}
+_ARGUMENTS = {
+    "w_ih": "weight_ih",
+    "w_hh": "weight_hh",
+    "b": "bias",
+    "w_proj": "weight_hr",
+    "w_peephole": "weight_peephole",
+    "w_fgr": "weight_fgr",
+    "ln_x": "ln_x",
+    "ln_h": "ln_h",
+    "ln_c": "ln_c",
+}
 
 
 class LSTMTape(LayerTape):
@@ -69,7 +80,8 @@ class LSTM(Recurrent):
     passed as ``state``, are then tuples of L arrays (D, B, H|P), (D, B, H).
 
     The parameters start uniform in [-1/sqrt(H), 1/sqrt(H)], a bias as the sum of two of those:
-    PyTorch's distribution. Hochreiter & Schmidhuber (1997), Gers et al. (2000).
+    PyTorch's distribution; but gains of a layer norm start at 1, its bias at 0.
+    Hochreiter & Schmidhuber (1997), Gers et al. (2000).
 
     Examples
     --------
@@ -109,7 +121,6 @@ class LSTM(Recurrent):
         self.proj_size = checks.integer("proj_size", proj_size, 0)
         if not isinstance(spec, Spec):
             raise TypeError(f"spec must be a fastlstm.Spec, got {type(spec).__name__}")
-        checks.supported(spec)
         self.spec = spec
         super().__init__(
             input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first,
@@ -129,7 +140,16 @@ class LSTM(Recurrent):
             shapes["bias"] = (4 * H,)
         if self.proj_size:
             shapes["weight_hr"] = (P, H)
-        return shapes
+        variants = checks.variant_shapes(self.spec, H)
+        return shapes | {self._arguments[name]: shape for name, shape in variants.items()}
+
+    def _initialise(self):
+        super()._initialise()
+        for name, value in self._parameters.items():
+            if name.startswith("ln_"):  # gains 1, and the bias of c 0
+                value[...] = 1
+                if name.startswith("ln_c"):
+                    value[1] = 0
 
     def _direction(self, frozen):
         return backends.direction(self.spec, frozen, self.backend)
@@ -137,7 +157,7 @@ class LSTM(Recurrent):
     def stream(self, batch_size=1):
         """A `Stream` that runs this layer step by step with the weights it has now."""
         on_engine = backends.select(self.backend) is not reference
-        return Stream(self, batch_size) if on_engine else super().stream(batch_size)
+        return (Stream if on_engine else ReferenceStream)(self, batch_size)
 
     @property
     def config(self):

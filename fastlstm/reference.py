@@ -142,10 +142,9 @@ def lstm_forward(
     for t in reversed(range(T)) if q.reverse else range(T):
         on = t < n  # (B,) the rows that have a step t
         before, after = (t + 1, t) if q.reverse else (t, t + 1)
-        gates[t, on], c[after, on], m[t, on], kept[t] = _cell_forward(
+        h[after, on], c[after, on], gates[t, on], m[t, on], kept[t] = step(
             q, q.x[t, on], h[before, on], c[before, on], _gates_before(q, gates, t)[on]
         )
-        h[after, on] = m[t, on] if q.w_proj is None else m[t, on] @ q.w_proj.T
         q.y[t, on] = h[after, on]
 
     state = h[last, np.arange(B)], c[last, np.arange(B)]
@@ -156,6 +155,13 @@ def _gates_before(q, gates, t):
     """The gates of the step before t: zeros where t is the first."""
     before = t + 1 if q.reverse else t - 1
     return gates[before] if 0 <= before < q.T else np.zeros_like(gates[t])
+
+
+def step(q, x, h_prev, c_prev, gates_prev):
+    """One step of n rows: h, c, the gates (n, 4, H), m, and what only variants need backward."""
+    gates, c, m, kept = _cell_forward(q, x, h_prev, c_prev, gates_prev)
+    h = m if q.w_proj is None else m @ q.w_proj.T
+    return h, c, gates, m, kept
 
 
 def _cell_forward(q, x, h_prev, c_prev, gates_prev):

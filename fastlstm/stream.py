@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: MIT
 """The streaming step by calls of the layer; on the reference the oracle of `_stream.Stream`."""
 
-from . import checks
+import numpy as np
 
-__all__ = ["LayerStream"]
+from . import checks, reference
+from ._stack import by_cell
+
+__all__ = ["LayerStream", "ReferenceStream"]
 
 
 class LayerStream:
@@ -90,12 +93,58 @@ class LayerStream:
             size, symbols = self.output_size, "H|P" if single else "B, H|P"
             expected = (size,) if single else (self.batch_size, size)
             out = checks.output_array(out, expected, symbols, {"x": x_t})
-        y, self._state = self._layer(x_t.reshape(1, self.batch_size, -1), self._state)
-        y_t = y[0, 0] if single else y[0]
+        y = self._advance(x_t.reshape(self.batch_size, -1))
+        y_t = y[0] if single else y
         if out is None:
             return y_t
         out[...] = y_t
         return out
+
+    def _advance(self, x_t):
+        """The output (B, H|P) of one step from x_t (B, I); the state moves on."""
+        y, self._state = self._layer(x_t[None], self._state)
+        return y[0]
+
+
+class ReferenceStream(LayerStream):
+    """`LayerStream` for an LSTM on the reference, step by step by `reference.step`.
+
+    With full gate recurrence it also hands on the gates; they are set to 0, as at a start, where
+    the state is assigned or reset.
+    """
+
+    def reset(self):
+        """Set the state to that in which the layer starts: zeros, unless it has learned another."""
+        super().reset()
+        self._forget_gates()
+
+    @property
+    def state(self):
+        """As that of `LayerStream`."""
+        return super().state
+
+    @state.setter
+    def state(self, value):
+        LayerStream.state.fset(self, value)
+        self._forget_gates()
+
+    def _forget_gates(self):
+        widths = self._layer.state_widths
+        self._gates = [np.zeros((self.batch_size, 4, H), self._layer.dtype) for _, H in widths]
+
+    def _advance(self, x_t):
+        for k, (weights, state) in enumerate(
+            zip(self._layer.cell_weights(), by_cell(self._state), strict=True)
+        ):
+            q = checks.Inputs(
+                x=x_t[None], h0=state[0], c0=state[1], lengths=None, reverse=False,
+                spec=self._layer.spec, y=None, **weights,
+            )  # fmt: skip
+            state[0][...], state[1][...], self._gates[k], *_ = reference.step(
+                q, x_t, *state, self._gates[k]
+            )
+            x_t = state[0].copy()
+        return x_t
 
 
 def _copy(state):
