@@ -190,16 +190,7 @@ class _LSTM(RecurrentNode):
         if "P" in arrays:
             spec = replace(spec, peepholes="io" if spec.coupled else "ifo")
         weights = from_layout("onnx", arrays)
-        return _direction(spec), {"b": None, "w_proj": None, **weights}
-
-
-def _direction(spec):
-    """What runs the cell: the engine, where it can."""
-    try:
-        checks.supported(spec)
-    except NotImplementedError:
-        return backends.direction(spec, True, "reference")
-    return backends.direction(spec, True)
+        return backends.direction(spec, True), {"b": None, "w_proj": None, **weights}
 
 
 # By operator and the version that introduced its meaning, as `onnx_ops.KERNELS`
