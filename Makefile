@@ -59,7 +59,7 @@ test: $(VENV)/.extra-test build ## Run the tests, the docstrings' examples and t
 	@$(MAKE) --no-print-directory kernels
 
 .PHONY: test-slow
-test-slow: $(VENV)/.extra-test build ## Run the slow tests
+test-slow: $(VENV)/.extra-learn build ## Run the slow tests, on data that packages ship
 	$(LIMITED) $(PY) -m pytest -m "slow and not parity" tests $(PYTEST_ARGS)
 
 .PHONY: parity

@@ -20,8 +20,8 @@ from . import machine
 from .epoch_sides import SIDES, Fastlstm
 from .worker import Worker, WorkerFailed, main
 
-# PyTorch comes to 3e-7 of ours, Keras to 3e-3: its Adam adds eps before the correction. With a bias too
-# many it is 7e-2.
+# PyTorch comes to 3e-7 of ours, Keras to 3e-3: its Adam adds eps before the correction. With a
+# bias too many it is 7e-2.
 TOLERANCE = 1e-2
 
 
@@ -97,7 +97,7 @@ def report(results, share, threads):
             line += f"{wall / own[0]:>14.2f}{cpu / own[1]:>8.2f}"
         yield line
     if share is not None:
-        yield f"outside the recurrent layers (batches, masks, head, loss, Adam): {share:.1%} of ours"
+        yield f"outside the recurrent layers (masks, head, loss, Adam, ...): {share:.1%} of ours"
 
 
 def run(argv=None):

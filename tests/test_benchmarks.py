@@ -443,7 +443,7 @@ def test_epoch_report_is_about_medians_beside_ours():
 @pytest.mark.slow
 def test_epoch_is_timed_and_a_side_that_trains_otherwise_is_refused(monkeypatch):
     results, share = epoch.measure(["fastlstm"], 1, 2, print)
-    version, times = results["fastlstm"]
+    _, times = results["fastlstm"]
     assert len(times) == 2
     assert all(cpu > 0 for _, cpu in times)
     assert 0 < share < 1

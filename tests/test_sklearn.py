@@ -16,13 +16,11 @@ pytest.importorskip("sklearn")
 
 import joblib
 from sklearn.base import clone
-from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import (
     GridSearchCV,
     TimeSeriesSplit,
     cross_val_score,
-    train_test_split,
 )
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -506,48 +504,3 @@ def test_classifier_needs_two_classes(weight, rng):
 def test_classifier_refuses_numbers_that_are_no_classes(rng):
     with pytest.raises(ValueError, match="Unknown label type: continuous"):
         classifier().fit(*table(rng))
-
-
-# -- it learns -----------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_classifier_reads_digits_row_by_row():
-    digits = load_digits()
-    X = digits.images.astype(np.float32) / 16
-    X, Xt, y, yt = train_test_split(
-        X, digits.target, test_size=0.25, random_state=0, stratify=digits.target
-    )
-    model = LSTMClassifier(64, learning_rate_init=0.005, max_iter=30, random_state=0).fit(X, y)
-    assert model.score(Xt, yt) > 0.95
-
-
-def adding_problem(n, T, rng):
-    """Rows of T numbers in [0, 1), two of them marked, one in each half; the sum of these two."""
-    x = np.zeros((n, T, 2), np.float32)
-    x[:, :, 0] = rng.random((n, T))
-    for half in (0, 1):
-        x[np.arange(n), rng.integers(half * T // 2, (half + 1) * T // 2, n), 1] = 1
-    return x, (x[..., 0] * x[..., 1]).sum(axis=1)
-
-
-@pytest.mark.slow
-def test_regressor_solves_the_adding_problem(rng):
-    X, y = adding_problem(5000, 60, rng)
-    Xt, yt = adding_problem(1000, 60, rng)
-    model = LSTMRegressor(32, learning_rate_init=0.005, max_iter=30, random_state=0, tol=0.0)
-    error = np.mean((model.fit(X, y).predict(Xt) - yt) ** 2)
-    assert yt.var() > 0.15  # what a constant reaches
-    assert error < 0.02
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_classifier_tells_the_speakers_of_japanese_vowels():
-    load = pytest.importorskip("aeon.datasets").load_japanese_vowels
-    (X, y), (Xt, yt) = load(split="train"), load(split="test")
-    model = LSTMClassifier(
-        32, bidirectional=True, dropout=0.2, channels_first=True, learning_rate_init=0.005,
-        max_iter=40, random_state=0, dtype="float32",
-    )  # fmt: skip
-    assert model.fit(X, y).score(Xt, yt) > 0.95
