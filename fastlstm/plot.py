@@ -1,14 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""Pictures of forecasts and of training; needs matplotlib: ``pip install "fastlstm[plot]"``.
+"""Pictures of forecasts, of training, and of what happens inside a cell.
 
-matplotlib is imported by the first picture, not by ``import fastlstm.plot``.
+They need matplotlib: ``pip install "fastlstm[plot]"``. It is imported by the first picture, not by
+``import fastlstm.plot``.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
 
-__all__ = ["MissingExtra", "forecast", "loss_curve", "require_matplotlib", "save_picture"]
+__all__ = [
+    "MissingExtra",
+    "forecast",
+    "gates_over_time",
+    "gradient_flow",
+    "gradient_norms",
+    "loss_curve",
+    "require_matplotlib",
+    "save_picture",
+]
 
 FORMATS = ("png", "pdf", "svg", "jpg")
 
@@ -177,3 +187,6 @@ def _finish(ax):
 def _plain(text):
     """``text`` with its dollar signs as they are: matplotlib would read mathematics."""
     return text.replace("$", r"\$")
+
+
+from .plot_gates import gates_over_time, gradient_flow, gradient_norms  # noqa: E402  uses the above
