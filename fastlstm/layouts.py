@@ -5,11 +5,15 @@ A layout says for every array of a framework what lies in it and along which axe
 
     "kernel": "w_ih: i gh"              (I, 4*H), the four gates side by side in columns
     "w": "w_ih: i gh + w_hh: r gh"      two weights joined, along the first axis that is not 1
+    "bias": "b_ih: 1 gh / b_hh: 1 gh"   one below the other, along the first axis: (2, 3*H)
     "ii.kernel": "w_ih[i]: i h"         one gate only; the dot is one nesting deeper
 
 One word is one axis, its letters run slow to fast: ``g`` the gates in the layout's order,
 ``h`` the hidden units, ``i`` the inputs, ``r`` the size of the recurrent h (P with a
 projection, else H), ``1`` an axis of length one. A weight that appears twice is a sum.
+
+The LSTM's gates are i f g o, the GRU's r z n; the simple recurrent cell has one "gate", h. A GRU
+has two biases, b_ih and b_hh: with the reset after the product those of n cannot be summed.
 """
 
 from dataclasses import dataclass, field
@@ -17,12 +21,24 @@ from functools import cached_property
 from math import prod
 from typing import NamedTuple
 
-__all__ = ["AXES", "GATES", "LAYOUTS", "OWN", "Layout"]
+__all__ = ["AXES", "CELLS", "GATES", "GRU_LAYOUTS", "LAYOUTS", "OWN", "RNN_LAYOUTS", "Layout"]
 
 # The blocks in which a weight travels between two layouts; gates in the order i f g o,
 # those of the peepholes i f o.
-AXES = {"w_ih": "ghi", "w_hh": "ghr", "b": "gh", "w_peephole": "gh", "w_proj": "rh"}
-GATES = {"w_ih": "ifgo", "w_hh": "ifgo", "b": "ifgo", "w_peephole": "ifo", "w_proj": ""}
+AXES = {
+    "w_ih": "ghi",
+    "w_hh": "ghr",
+    "b": "gh",
+    "b_ih": "gh",
+    "b_hh": "gh",
+    "w_peephole": "gh",
+    "w_proj": "rh",
+}
+GATES = {
+    "lstm": {"w_ih": "ifgo", "w_hh": "ifgo", "b": "ifgo", "w_peephole": "ifo", "w_proj": ""},
+    "gru": {"w_ih": "rzn", "w_hh": "rzn", "b_ih": "rzn", "b_hh": "rzn"},
+    "rnn": {"w_ih": "h", "w_hh": "h", "b": "h"},
+}
 
 
 class Part(NamedTuple):
@@ -70,6 +86,9 @@ class Layout:
         What the framework adds to the forget gate at run time; None: nothing.
     bias_optional : bool
         The framework has layers without a bias.
+    cell : {"lstm", "gru", "rnn"}
+    reset_after : bool
+        Of a GRU: whether the reset gate comes after the recurrent product.
     constants : dict
         Entries that are no weights, written as they are; ``"H"`` stands for the hidden size.
         Arrays are nested lists then, for JSON.
@@ -85,6 +104,8 @@ class Layout:
     peepholes: str = "ifo"
     forget_bias: float | None = None
     bias_optional: bool = False
+    cell: str = "lstm"
+    reset_after: bool = True
     constants: dict = field(default_factory=dict)
 
     @cached_property
@@ -94,7 +115,7 @@ class Layout:
         parts = {}
         for path, text in self.arrays.items():
             parts[path] = []
-            for piece in text.split("+"):
+            for piece in text.replace("/", "+").split("+"):
                 weight, words = piece.split(":")
                 weight, _, gates = weight.strip().rstrip("]").partition("[")
                 gates = gates or orders.get(weight, self.gates)
@@ -102,7 +123,9 @@ class Layout:
         return parts
 
     def join_axis(self, path):
-        """The axis along which the parts of an array are joined: the first that is not 1."""
+        """The axis along which the parts of an array are joined: the first (that is not 1)."""
+        if "/" in self.arrays[path]:
+            return 0
         return next(k for k, word in enumerate(self.parts[path][0].words) if word != "1")
 
     def along(self, path, axis):
@@ -122,17 +145,31 @@ class Layout:
 
 
 # fastlstm's own form is a layout like any other
-OWN = Layout(
-    "ifgo",
-    {
-        "w_ih": "w_ih: gh i",
-        "w_hh": "w_hh: gh r",
-        "b": "b: gh",
-        "w_peephole": "w_peephole: g h",
-        "w_proj": "w_proj: r h",
-    },
-    bias_optional=True,
-)
+OWN = {
+    "lstm": Layout(
+        "ifgo",
+        {
+            "w_ih": "w_ih: gh i",
+            "w_hh": "w_hh: gh r",
+            "b": "b: gh",
+            "w_peephole": "w_peephole: g h",
+            "w_proj": "w_proj: r h",
+        },
+        bias_optional=True,
+    ),
+    "gru": Layout(
+        "rzn",
+        {"w_ih": "w_ih: gh i", "w_hh": "w_hh: gh r", "b_ih": "b_ih: gh", "b_hh": "b_hh: gh"},
+        bias_optional=True,
+        cell="gru",
+    ),
+    "rnn": Layout(
+        "h",
+        {"w_ih": "w_ih: gh i", "w_hh": "w_hh: gh r", "b": "b: gh"},
+        bias_optional=True,
+        cell="rnn",
+    ),
+}
 
 LAYOUTS = {
     # torch.nn.LSTM without the suffix _l0, torch.nn.LSTMCell as it is
@@ -212,3 +249,99 @@ LAYOUTS = {
         constants={"type": "lstm", "activation": "", "shape": [None, None, "H"]},
     ),
 }
+
+GRU_LAYOUTS = {
+    "pytorch": Layout(
+        "rzn",
+        {
+            "weight_ih": "w_ih: gh i",
+            "weight_hh": "w_hh: gh r",
+            "bias_ih": "b_ih: gh",
+            "bias_hh": "b_hh: gh",
+        },
+        bias_optional=True,
+        cell="gru",
+    ),
+    "keras": Layout(
+        "zrn",
+        {
+            "kernel": "w_ih: i gh",
+            "recurrent_kernel": "w_hh: r gh",
+            "bias": "b_ih: 1 gh / b_hh: 1 gh",
+        },
+        bias_optional=True,
+        cell="gru",
+    ),
+    "keras_reset_before": Layout(  # reset_after=False, whose two biases can be summed
+        "zrn",
+        {"kernel": "w_ih: i gh", "recurrent_kernel": "w_hh: r gh", "bias": "b_ih: gh"},
+        bias_optional=True,
+        cell="gru",
+        reset_after=False,
+    ),
+    # one direction: W[d:d+1] and so on; reset_after is linear_before_reset
+    "onnx": Layout(
+        "zrn",
+        {"W": "w_ih: 1 gh i", "R": "w_hh: 1 gh r", "B": "b_ih: 1 gh + b_hh: 1 gh"},
+        bias_optional=True,
+        cell="gru",
+    ),
+    # the params of flax.linen.GRUCell
+    "flax": Layout(
+        "rzn",
+        {f"i{k}.kernel": f"w_ih[{k}]: i h" for k in "rzn"}
+        | {f"h{k}.kernel": f"w_hh[{k}]: r h" for k in "rzn"}
+        | {f"i{k}.bias": f"b_ih[{k}]: h" for k in "rzn"}
+        | {"hn.bias": "b_hh[n]: h"},
+        cell="gru",
+    ),
+    "equinox": Layout(
+        "rzn",
+        {
+            "weight_ih": "w_ih: gh i",
+            "weight_hh": "w_hh: gh r",
+            "bias": "b_ih: gh",
+            "bias_n": "b_hh[n]: h",
+        },
+        bias_optional=True,
+        cell="gru",
+    ),
+    "rtneural": Layout(
+        "zrn",
+        {
+            "weights.0": "w_ih: i gh",
+            "weights.1": "w_hh: r gh",
+            "weights.2": "b_ih: 1 gh / b_hh: 1 gh",
+        },
+        cell="gru",
+        constants={"type": "gru", "activation": "", "shape": [None, None, "H"]},
+    ),
+}
+
+RNN_LAYOUTS = {
+    "pytorch": Layout(
+        "h",
+        {
+            "weight_ih": "w_ih: h i",
+            "weight_hh": "w_hh: h r",
+            "bias_ih": "b: h",
+            "bias_hh": "b: h",
+        },
+        bias_optional=True,
+        cell="rnn",
+    ),
+    "keras": Layout(
+        "h",
+        {"kernel": "w_ih: i h", "recurrent_kernel": "w_hh: r h", "bias": "b: h"},
+        bias_optional=True,
+        cell="rnn",
+    ),
+    "onnx": Layout(
+        "h",
+        {"W": "w_ih: 1 h i", "R": "w_hh: 1 h r", "B": "b: 1 h + b: 1 h"},
+        bias_optional=True,
+        cell="rnn",
+    ),
+}
+
+CELLS = {"lstm": LAYOUTS, "gru": GRU_LAYOUTS, "rnn": RNN_LAYOUTS}

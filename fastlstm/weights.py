@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Weights of one LSTM layer between fastlstm's form and every framework's.
+"""Weights of one recurrent layer between fastlstm's form and every framework's.
 
 `layouts` says how each framework stores them; here is one reader and one writer for all.
 
 Where a bias appears twice, only the sum matters: it is read as the sum, and written wholly
 into the first, zeros into the second, as Keras does for PyTorch. A forget bias that the
 framework adds at run time is added to b when read and subtracted when written: that rounds
-b's forget rows once. Everything else is exact.
+b's forget rows once. Where a layout has one bias for a gate of the GRU, it gets the sum of b_ih
+and b_hh. Everything else is exact.
 """
 
 from collections.abc import Mapping
@@ -16,21 +17,22 @@ from operator import index
 import numpy as np
 
 from . import checks
-from .layouts import AXES, GATES, LAYOUTS, OWN
+from .layouts import AXES, CELLS, GATES, LAYOUTS, OWN
 
-__all__ = ["LAYOUTS", "from_layout", "to_layout"]
+__all__ = ["CELLS", "LAYOUTS", "from_layout", "to_layout"]
 
 
-def from_layout(name, arrays, *, hidden_size=None, forget_bias=None):
-    """The weights of one LSTM layer in fastlstm's form, from a framework's.
+def from_layout(name, arrays, *, cell="lstm", hidden_size=None, forget_bias=None):
+    """The weights of one recurrent layer in fastlstm's form, from a framework's.
 
     Parameters
     ----------
     name : str
-        One of ``LAYOUTS``.
+        One of ``CELLS[cell]``; those of the LSTM are ``LAYOUTS`` too.
     arrays : dict
-        The framework's arrays by their names in ``LAYOUTS[name].arrays``, nested where the
+        The framework's arrays by their names in ``CELLS[cell][name].arrays``, nested where the
         framework nests them; float32 or float64, or lists of numbers. None counts as absent.
+    cell : {"lstm", "gru", "rnn"}
     hidden_size : int, optional
         H. Needed for "thinc" alone, whose arrays do not tell.
     forget_bias : float, optional
@@ -41,7 +43,9 @@ def from_layout(name, arrays, *, hidden_size=None, forget_bias=None):
     -------
     dict of str to ndarray
         ``w_ih`` (4H, I), ``w_hh`` (4H, H|P) and, where the source has them, ``b`` (4H,),
-        ``w_peephole`` (3, H), ``w_proj`` (P, H): new arrays, gates in the order i f g o.
+        ``w_peephole`` (3, H), ``w_proj`` (P, H): new arrays, gates in the order i f g o. Of a
+        GRU ``w_ih`` (3H, I), ``w_hh`` (3H, H), ``b_ih``, ``b_hh`` (3H,), gates in the order r z n;
+        of the simple cell ``w_ih`` (H, I), ``w_hh`` (H, H), ``b`` (H,).
 
     Raises
     ------
@@ -57,24 +61,25 @@ def from_layout(name, arrays, *, hidden_size=None, forget_bias=None):
     >>> {name: a.shape for name, a in from_layout("keras", keras).items()}
     {'w_ih': (20, 3), 'w_hh': (20, 5)}
     """
-    layout = _layout(name)
+    layout = _layout(name, cell)
     shift = _forget_bias(name, layout, forget_bias)
     blocks, sizes = _read(name, layout, arrays, hidden_size)
-    if "b" in blocks:
+    if shift and "b" in blocks:
         blocks["b"][1] += shift
-    return _write(OWN, blocks, sizes)
+    return _write(OWN[cell], blocks, sizes)
 
 
-def to_layout(name, weights, *, forget_bias=None):
-    """The weights of one LSTM layer in a framework's form, from fastlstm's.
+def to_layout(name, weights, *, cell="lstm", forget_bias=None):
+    """The weights of one recurrent layer in a framework's form, from fastlstm's.
 
     Parameters
     ----------
     name : str
-        One of ``LAYOUTS``.
+        One of ``CELLS[cell]``.
     weights : dict of str to array_like
-        ``w_ih`` (4H, I), ``w_hh`` (4H, H|P) and optionally ``b`` (4H,), ``w_peephole`` (3, H),
-        ``w_proj`` (P, H); float32 or float64. None counts as absent.
+        By the names that `from_layout` gives: ``w_ih``, ``w_hh`` and what else there is; float32
+        or float64. None counts as absent.
+    cell : {"lstm", "gru", "rnn"}
     forget_bias : float, optional
         As for `from_layout`.
 
@@ -102,23 +107,41 @@ def to_layout(name, weights, *, forget_bias=None):
     >>> all(np.array_equal(a, weights[k]) for k, a in from_layout("onnx", onnx).items())
     True
     """
-    layout = _layout(name)
+    layout = _layout(name, cell)
     shift = _forget_bias(name, layout, forget_bias)
-    blocks, sizes = _read("fastlstm", OWN, weights, None)
+    blocks, sizes = _read("fastlstm", OWN[cell], weights, None)
+    biases = [weight for weight in GATES[cell] if weight.startswith("b")]
+    if not layout.bias_optional or any(bias in blocks for bias in biases):
+        for bias in biases:
+            shape = (len(GATES[cell][bias]), sizes["h"])
+            blocks.setdefault(bias, np.zeros(shape, blocks["w_ih"].dtype))
+    if "b_hh" in blocks:
+        _fold(layout, blocks)
     for weight in blocks:
         if not layout.holders(weight):
             raise ValueError(f"{name} has no place for {weight}")
-    if "b" not in blocks and not layout.bias_optional:
-        blocks["b"] = np.zeros((4, sizes["h"]), blocks["w_ih"].dtype)
-    if "b" in blocks:
+    if shift and "b" in blocks:
         blocks["b"][1] -= shift
     return _write(layout, blocks, sizes)
 
 
-def _layout(name):
-    if name not in LAYOUTS:
-        raise ValueError(f"name must be one of {', '.join(LAYOUTS)}, got {name!r}")
-    return LAYOUTS[name]
+def _fold(layout, blocks):
+    """Add to b_ih what the layout has no place for in b_hh: where only the sum matters."""
+    held = {part.gates for parts in layout.parts.values() for part in parts
+            if part.weight == "b_hh"}  # fmt: skip
+    gates = [k for k, gate in enumerate("rzn") if gate not in "".join(held)]
+    blocks["b_ih"][gates] += blocks["b_hh"][gates]
+    blocks["b_hh"][gates] = 0
+    if not held:
+        del blocks["b_hh"]
+
+
+def _layout(name, cell):
+    if cell not in CELLS:
+        raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {cell!r}")
+    if name not in CELLS[cell]:
+        raise ValueError(f"name must be one of {', '.join(CELLS[cell])}, got {name!r}")
+    return CELLS[cell][name]
 
 
 def _forget_bias(name, layout, value):
@@ -137,7 +160,7 @@ def _read(name, layout, arrays, hidden_size):
         axis = layout.join_axis(path)
         ends = np.cumsum([part.size(axis, sizes) for part in parts])
         for part, piece in zip(parts, np.split(array, ends[:-1], axis), strict=True):
-            axes, gates = AXES[part.weight], GATES[part.weight]
+            axes, gates = AXES[part.weight], GATES[layout.cell][part.weight]
             piece = piece.reshape(part.lengths(part.letters, sizes))
             piece = piece.transpose([part.letters.index(k) for k in axes])
             if part.weight not in blocks:
@@ -156,7 +179,7 @@ def _write(layout, blocks, sizes):
             continue
         pieces = []
         for part in parts:
-            axes, gates = AXES[part.weight], GATES[part.weight]
+            axes, gates = AXES[part.weight], GATES[layout.cell][part.weight]
             block = blocks[part.weight]
             if gates:
                 block = block[[gates.index(gate) for gate in part.gates]]
@@ -199,9 +222,10 @@ def _find(name, layout, arrays):
         raise ValueError(
             f"{name} has no array {', '.join(unknown)}; its arrays are {', '.join(layout.parts)}"
         )
-    for weight in AXES:
+    for weight in GATES[layout.cell]:
         paths = layout.holders(weight)
-        needed = weight in ("w_ih", "w_hh") or (weight == "b" and not layout.bias_optional)
+        bias = weight.startswith("b")
+        needed = weight in ("w_ih", "w_hh") or (bias and not layout.bias_optional)
         missing = [path for path in paths if path not in leaves]
         if missing and (needed or len(missing) < len(paths)):
             raise ValueError(

@@ -162,11 +162,23 @@ def test_errors_of_export(name):
         to_layout(name, random_weights() | {"bias": np.ones(4 * H)})
 
 
-def test_layouts_are_well_formed():
-    for layout in (*LAYOUTS.values(), layouts.OWN):
-        assert sorted(layout.gates) == sorted("ifgo")
+@pytest.mark.parametrize("cell", layouts.CELLS)
+def test_layouts_are_well_formed(cell):
+    gates_of = layouts.GATES[cell]
+    for layout in (*layouts.CELLS[cell].values(), layouts.OWN[cell]):
+        assert layout.cell == cell
+        assert sorted(layout.gates) == sorted(gates_of["w_ih"])
         assert sorted(layout.peepholes) == sorted("ifo")
-        for weight, gates in layouts.GATES.items():
+        for weight, gates in gates_of.items():
             held = [p.gates for parts in layout.parts.values() for p in parts if p.weight == weight]
-            assert set("".join(held)) in (set(gates), set())
-    assert set(weights.__all__) == {"LAYOUTS", "from_layout", "to_layout"}
+            partial = {"n"} if weight == "b_hh" else set()
+            assert set("".join(held)) in (set(gates), set(), partial)
+
+
+def test_a_cell_that_is_unknown():
+    for convert in (from_layout, to_layout):
+        with pytest.raises(ValueError, match="cell must be one of lstm, gru, rnn, got 'slstm'"):
+            convert("keras", {}, cell="slstm")
+        with pytest.raises(ValueError, match="name must be one of pytorch, keras, onnx, got 'fl"):
+            convert("flax", {}, cell="rnn")
+    assert set(weights.__all__) == {"CELLS", "LAYOUTS", "from_layout", "to_layout"}
