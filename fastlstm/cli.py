@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The command line: demo, forecast, info, bench.
+"""The command line: demo, forecast, convert, info, bench.
 
 Whatever the user can get wrong is one line on stderr that starts with "fastlstm: error:", and
 exit status 2. Results go to stdout.
@@ -107,6 +107,7 @@ def _parser():
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_forecast(commands)
+    _add_convert(commands)
     info = commands.add_parser(
         "info", help="show versions, processor and choices", description="What a bug report needs."
     )
@@ -179,6 +180,23 @@ def _add_forecast(commands):
     add("--plot", metavar="FILE", help=f"write a picture: {', '.join(FORMATS)}")
     _add_training(forecast)
     forecast.set_defaults(run=_forecast)
+
+
+def _add_convert(commands):
+    convert = commands.add_parser(
+        "convert",
+        help="turn a model file of one framework into that of another",
+        description="Between .safetensors (fastlstm's own, or a PyTorch state dict), .keras, "
+        ".onnx, .pt (a PyTorch state dict) and .json (RTNeural). The new file is run beside the "
+        "old one.",
+    )
+    convert.add_argument("source", metavar="IN", help="the file to read")
+    convert.add_argument("target", metavar="OUT", help="the file to write")
+    convert.add_argument(
+        "--head", choices=("last", "all"),
+        help="what the dense layer of a PyTorch state dict reads: the last step, or all steps",
+    )  # fmt: skip
+    convert.set_defaults(run=_convert)
 
 
 def _add_training(parser):
@@ -316,6 +334,26 @@ def _forecast(arguments):
         arguments, arguments.plot, series, report, report.predictions, report.history,
         f"{series.name}, one row ahead, on the unseen part", series.name,
     )  # fmt: skip
+
+
+def _convert(arguments):
+    from .convert import convert
+
+    _check_writable(arguments.target)
+    try:
+        report = convert(arguments.source, arguments.target, head=arguments.head)
+    except (ValueError, TypeError, NotImplementedError, ImportError) as fault:
+        raise InputError(fault) from fault
+    members = getattr(report.model, "modules", [report.model])
+    _say(f"{arguments.source}: {report.model.flat.size} parameters, {report.model.dtype}")
+    for member in members:
+        _say(f"  {member!r}")
+    for note in report.notes:
+        _say(note)
+    _say(
+        f"wrote {arguments.target}; largest difference on random input: {report.difference:.2g} "
+        f"({report.runner} runs the new file, fastlstm the old one)"
+    )
 
 
 def _info(arguments):
