@@ -20,6 +20,7 @@ enum { FL_F32 = 0, FL_F64 = 1, FL_N_DTYPES = 2 };
 typedef struct {
     const char *isa;              /* "avx512", "avx2" or "neon" */
     ptrdiff_t lanes[FL_N_DTYPES]; /* values in one vector */
+    ptrdiff_t tile_rows;          /* rows that a step on weights as they are can have */
 
     /* y[k] = sigmoid(x[k]) or tanh(x[k]) for 0 <= k < n, at most 3 ulp off (activations.inc.h).
      * x and y: n values of the dtype, aligned as that dtype; y is x itself or does not overlap it.

@@ -38,7 +38,7 @@ static void FN(input_gradient_of_few)(const fl_lstm *q, ptrdiff_t r0, ptrdiff_t 
 static void FN(input_gradient)(const fl_lstm *q, ptrdiff_t r0, ptrdiff_t r1) {
     const ptrdiff_t row = q->U * GROUP;
     const REAL *columns = q->x_columns;
-    if (q->I <= FEW_INPUTS) {
+    if (q->I <= FEW_INPUTS && q->x_panels) {
         FN(input_gradient_of_few)(q, r0, r1);
         return;
     }

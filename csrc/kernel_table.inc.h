@@ -14,6 +14,7 @@ extern const fl_kernels FL_CAT2(fl_kernels, ISA);
 const fl_kernels FL_CAT2(fl_kernels, ISA) = {
     .isa = FL_STRING(ISA),
     .lanes = FL_BOTH(lanes),
+    .tile_rows = TILE_ROWS,
     .sigmoid = FL_BOTH(sigmoid),
     .tanh = FL_BOTH(tanh),
     .pack_panels = FL_BOTH(pack_panels),

@@ -41,7 +41,8 @@ typedef struct {
     void *gemm; /* BLAS step: the matrix product of _blas.pyx for this type */
 
     /* SIMD step: the weights in the order in which the kernels read them (pack.inc.h) */
-    const void *x_panels, *h_panels, *b_panel; /* forward: U panels each */
+    const void *x_panels, *h_panels, *b_panel; /* forward: U panels each; NULL: one step of few
+                                                  rows, on the weights as they are */
     const void *x_columns, *h_columns;         /* backward: transposed; NULL: few rows, and I, H
                                                   whole vectors: the weights are read as they are */
     const void *peephole_panel;                /* U panels [i f o][lane], or NULL */
@@ -76,6 +77,7 @@ typedef struct {
     void *dw_ih, *dw_hh, *db, *dw_proj; /* as the weights; db, dw_proj NULL without b, w_proj */
     void *dw_peephole;                  /* (3,H), zeros for gates without one; or NULL */
     void *dh_all;                       /* (T,B,h_row) scratch with a projection: dL/dh[t] */
+    void *dm;                           /* (B,U*L) scratch with a projection: dL/dm */
 } fl_lstm;
 
 #endif

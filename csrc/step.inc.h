@@ -84,21 +84,24 @@ static void FN(hidden_forward)(const fl_lstm *q, ptrdiff_t t, ptrdiff_t b0, ptrd
 FL_INLINE void FN(step_forward_as)(const int variant, const fl_lstm *q, ptrdiff_t t, int fused,
                                    ptrdiff_t b0, ptrdiff_t b1, ptrdiff_t u0, ptrdiff_t u1) {
     const ptrdiff_t K = q->P, row = q->U * GROUP, tiles = FN(tile_count)(b1 - b0);
-    const ptrdiff_t block = tiles == 1 ? K : K_BLOCK;
+    const ptrdiff_t block = tiles == 1 ? K : K_BLOCK, walk = (t + q->reverse) % 2 ? -1 : 1;
     const REAL *x = (const REAL *)q->x + t * q->B * q->I;
     const REAL *h_prev = H_SLOT(q, t + q->reverse);
     REAL *gates = GATES(q, t);
     for (ptrdiff_t j = u0; j < u1; j++) {
-        const ptrdiff_t u = (t + q->reverse) % 2 ? u1 - 1 - (j - u0) : j;
+        const ptrdiff_t u = walk < 0 ? u1 - 1 - (j - u0) : j;
         const REAL *x_panel = (const REAL *)q->x_panels + u * q->I * GROUP;
         const REAL *h_panel = (const REAL *)q->h_panels + u * K * GROUP;
         const REAL *bias = (const REAL *)q->b_panel + u * GROUP;
         for (ptrdiff_t k0 = 0; k0 < K; k0 += block) {
             const ptrdiff_t k_n = FL_MIN(block, K - k0);
+            const REAL *following = h_panel + (k0 + k_n) * GROUP;
+            if (k0 + k_n == K) following = j + 1 == u1 ? h_panel : h_panel + walk * K * GROUP;
             for (ptrdiff_t i = 0; i < tiles; i++) {
                 const ptrdiff_t b = b0 + FN(tile_start)(b1 - b0, tiles, i);
                 const ptrdiff_t b_end = b0 + FN(tile_start)(b1 - b0, tiles, i + 1);
                 REAL *partial = gates + b * row + u * GROUP;
+                const FN(ahead) next = FN(ahead_of)(i, following, k_n);
 #define BODY(mr, nv)                                                                               \
     V acc[TILE_ROWS][TILE_VECTORS];                                                                \
     if (fused && k0 == 0) {                                                                        \
@@ -107,8 +110,8 @@ FL_INLINE void FN(step_forward_as)(const int variant, const fl_lstm *q, ptrdiff_
     } else {                                                                                       \
         FN(load_tile)(mr, nv, partial, row, VL, acc);                                              \
     }                                                                                              \
-    FN(accumulate)(mr, nv, k_n, h_prev + b * q->h_row + k0, q->h_row, 1, h_panel + k0 * GROUP,     \
-                   acc);                                                                           \
+    FN(accumulate_ahead)(mr, nv, k_n, h_prev + b * q->h_row + k0, q->h_row, h_panel + k0 * GROUP,  \
+                         next, acc);                                                               \
     if (k0 + k_n < K)                                                                              \
         FN(store_tile)(mr, nv, partial, row, VL, acc);                                             \
     else                                                                                           \
@@ -120,11 +123,39 @@ FL_INLINE void FN(step_forward_as)(const int variant, const fl_lstm *q, ptrdiff_
     }
 }
 
+/* The step with x for at most TILE_ROWS rows, on weights as they are: for a single step, before
+ * which packing, or looking whether the packed weights still hold, would take longer than this. */
+static void FN(step_forward_unpacked)(const fl_lstm *q, ptrdiff_t t, ptrdiff_t b0, ptrdiff_t b1,
+                                      ptrdiff_t u0, ptrdiff_t u1) {
+    const ptrdiff_t I = q->I, P = q->P, H = q->H;
+    const REAL *x = (const REAL *)q->x + (t * q->B + b0) * I;
+    const REAL *h_prev = H_SLOT(q, t + q->reverse) + b0 * q->h_row;
+    for (ptrdiff_t u = u0; u < u1; u++) {
+        const ptrdiff_t units = FL_MIN(VL, H - u * VL);
+        const REAL *w_ih = (const REAL *)q->w_ih + u * VL * I;
+        const REAL *w_hh = (const REAL *)q->w_hh + u * VL * P;
+        REAL bias[GROUP] = {0};
+        for (ptrdiff_t g = 0; q->b && g < 4; g++)
+            memcpy(bias + g * VL, (const REAL *)q->b + g * H + u * VL,
+                   (size_t)units * sizeof(REAL));
+#define BODY(mr, nv)                                                                               \
+    V acc[TILE_ROWS][TILE_VECTORS];                                                                \
+    FN(fill_tile)(mr, nv, bias, acc);                                                              \
+    FN(accumulate_unpacked)(mr, units, I, x, I, w_ih, H * I, acc);                                 \
+    FN(accumulate_unpacked)(mr, units, P, h_prev, q->h_row, w_hh, H * P, acc);                     \
+    FN(finish_forward)(1, mr, q, t, b0, u, acc);
+        FL_ROWS(BODY, b1 - b0, TILE_VECTORS)
+#undef BODY
+    }
+}
+
 /* Step t. The gates hold the projection of x, or fused: x is multiplied here. Odd steps walk the
  * panels backward: what the last step left in L2 is used first. */
 static void FN(step_forward)(const fl_lstm *q, ptrdiff_t t, int fused, ptrdiff_t b0, ptrdiff_t b1,
                              ptrdiff_t u0, ptrdiff_t u1) {
-    if (q->variant)
+    if (!q->h_panels)
+        FN(step_forward_unpacked)(q, t, b0, b1, u0, u1);
+    else if (q->variant)
         FN(step_forward_as)(1, q, t, fused, b0, b1, u0, u1);
     else
         FN(step_forward_as)(0, q, t, fused, b0, b1, u0, u1);
@@ -172,9 +203,21 @@ FL_INLINE void FN(finish_backward)(const int variant, const int mr, const int nv
     }
 }
 
-FL_INLINE void FN(step_backward_as)(const int variant, const fl_lstm *q, ptrdiff_t t_from,
-                                    ptrdiff_t t, ptrdiff_t b0, ptrdiff_t b1, ptrdiff_t v0,
-                                    ptrdiff_t v1) {
+/* The same for a variant, from panels u0 <= u < u1 of dL/dh or dL/dm in memory: a tile on its way
+ * costs little beside the product that made it, and compilers take long over all tiles' variants.
+ */
+static void FN(finish_rows_backward)(const fl_lstm *q, ptrdiff_t t, ptrdiff_t b0, ptrdiff_t b1,
+                                     ptrdiff_t u0, ptrdiff_t u1, const REAL *dm, ptrdiff_t dm_row) {
+    for (ptrdiff_t b = b0; b < b1; b++)
+        for (ptrdiff_t u = u0; u < u1; u++) {
+            V acc[1][TILE_VECTORS] = {{V_LOAD(dm + b * dm_row + u * VL)}};
+            FN(finish_backward)(1, 1, 1, q, t, b, u, acc);
+        }
+}
+
+/* The step of the default cell; with t < 0 of every cell without a projection. */
+static void FN(step_backward_default)(const fl_lstm *q, ptrdiff_t t_from, ptrdiff_t t, ptrdiff_t b0,
+                                      ptrdiff_t b1, ptrdiff_t v0, ptrdiff_t v1) {
     const ptrdiff_t row = q->U * GROUP, tiles = FN(tile_count)(b1 - b0);
     if (t_from >= 0 && !q->h_columns) {
         FN(product_unpacked)(q->H, b1 - b0, q->P, v0 * GROUP, FL_MIN(v1 * GROUP, q->P),
@@ -185,18 +228,21 @@ FL_INLINE void FN(step_backward_as)(const int variant, const fl_lstm *q, ptrdiff
     }
     /* The sum runs over the lanes that hold units: whole panels, then what is left of the last. */
     const ptrdiff_t lanes = t_from < 0 ? 0 : q->H % VL, K = t_from < 0 ? 0 : q->H / VL * GROUP;
-    const ptrdiff_t block = tiles == 1 ? FL_MAX(K, 1) : K_BLOCK;
+    const ptrdiff_t block = tiles == 1 ? FL_MAX(K, 1) : K_BLOCK, walk = t % 2 ? -1 : 1;
     const REAL *dgates = t_from < 0 ? NULL : GATES(q, t_from);
     for (ptrdiff_t j = v0; j < v1; j++) {
-        const ptrdiff_t v = t % 2 ? v1 - 1 - (j - v0) : j, u = v * TILE_VECTORS;
+        const ptrdiff_t v = walk < 0 ? v1 - 1 - (j - v0) : j, u = v * TILE_VECTORS;
         const ptrdiff_t vectors = FL_MIN(TILE_VECTORS, q->U - u);
         const REAL *columns = (const REAL *)q->h_columns + v * row * GROUP;
         ptrdiff_t k0 = 0;
         do {
             const ptrdiff_t k_n = FL_MIN(block, K - k0);
+            const REAL *following = columns + (k0 + k_n) * vectors * VL;
+            if (k0 + k_n == K) following = j + 1 == v1 ? columns : columns + walk * row * GROUP;
             for (ptrdiff_t i = 0; i < tiles; i++) {
                 const ptrdiff_t b = b0 + FN(tile_start)(b1 - b0, tiles, i);
                 const ptrdiff_t b_end = b0 + FN(tile_start)(b1 - b0, tiles, i + 1);
+                const FN(ahead) next = FN(ahead_of)(i, following, k_n);
                 REAL *dh = (REAL *)q->dh + b * q->h_row + u * VL;
 #define BODY(mr, nv)                                                                               \
     V acc[TILE_ROWS][TILE_VECTORS];                                                                \
@@ -204,7 +250,8 @@ FL_INLINE void FN(step_backward_as)(const int variant, const fl_lstm *q, ptrdiff
         FN(fill_tile)(mr, nv, NULL, acc);                                                          \
     else                                                                                           \
         FN(load_tile)(mr, nv, dh, q->h_row, VL, acc);                                              \
-    FN(accumulate)(mr, nv, k_n, dgates + b * row + k0, row, 1, columns + k0 * nv * VL, acc);       \
+    FN(accumulate_ahead)(mr, nv, k_n, dgates + b * row + k0, row, columns + k0 * nv * VL, next,    \
+                         acc);                                                                     \
     if (k0 + k_n == K && lanes)                                                                    \
         for (ptrdiff_t k = K; k < row; k += VL)                                                    \
             FN(accumulate)(mr, nv, lanes, dgates + b * row + k, row, 1, columns + k * nv * VL,     \
@@ -212,7 +259,7 @@ FL_INLINE void FN(step_backward_as)(const int variant, const fl_lstm *q, ptrdiff
     if (k0 + k_n < K || t < 0)                                                                     \
         FN(store_tile)(mr, nv, dh, q->h_row, VL, acc);                                             \
     else                                                                                           \
-        FN(finish_backward)(variant, mr, nv, q, t, b, u, acc);
+        FN(finish_backward)(0, mr, nv, q, t, b, u, acc);
                 FL_TILE(BODY, b_end - b, vectors)
 #undef BODY
             }
@@ -221,19 +268,18 @@ FL_INLINE void FN(step_backward_as)(const int variant, const fl_lstm *q, ptrdiff
     }
 }
 
-/* The same with a projection, for all units of the rows: dh[t], kept in dh_all, lies between. */
+/* The step with a projection, for all units of the rows: dh[t], kept in dh_all, lies between. */
 static void FN(step_backward_projected)(const fl_lstm *q, ptrdiff_t t_from, ptrdiff_t t,
                                         ptrdiff_t b0, ptrdiff_t b1) {
-    const ptrdiff_t row = q->U * GROUP, tiles = FN(tile_count)(b1 - b0);
+    const ptrdiff_t row = q->U * GROUP, c_row = q->U * VL;
+    REAL *dh_rows = (REAL *)q->dh + b0 * q->h_row, *dm = q->dm;
     const REAL *columns = q->h_columns;
-    REAL *dh_rows = (REAL *)q->dh + b0 * q->h_row;
-    if (t_from >= 0)
-        for (ptrdiff_t k = 0; k < q->P; k += GROUP) {
-            const ptrdiff_t n = FL_MIN(GROUP, q->P - k);
-            FN(product)(b1 - b0, n, row, GATES(q, t_from) + b0 * row, row, 1, columns, NULL,
-                        dh_rows + k, q->h_row);
-            columns += row * ((n + VL - 1) / VL) * VL;
-        }
+    for (ptrdiff_t k = 0; t_from >= 0 && k < q->P; k += GROUP) {
+        const ptrdiff_t n = FL_MIN(GROUP, q->P - k);
+        FN(product)(b1 - b0, n, row, GATES(q, t_from) + b0 * row, row, 1, columns, NULL,
+                    dh_rows + k, q->h_row);
+        columns += row * ((n + VL - 1) / VL) * VL;
+    }
     if (t < 0) return;
     for (ptrdiff_t b = b0; b < b1; b++) {
         REAL *dh = (REAL *)q->dh + b * q->h_row;
@@ -241,33 +287,23 @@ static void FN(step_backward_projected)(const fl_lstm *q, ptrdiff_t t_from, ptrd
         for (ptrdiff_t k = 0; q->dy && k < q->P; k++) dh[k] += dy[k]; /* y[t] is h[t] */
         memcpy((REAL *)q->dh_all + (t * q->B + b) * q->h_row, dh, (size_t)q->h_row * sizeof(REAL));
     }
-    columns = q->m_columns;
-    for (ptrdiff_t u = 0; u < q->U; u += TILE_VECTORS) {
-        const ptrdiff_t vectors = FL_MIN(TILE_VECTORS, q->U - u);
-        for (ptrdiff_t i = 0; i < tiles; i++) {
-            const ptrdiff_t b = b0 + FN(tile_start)(b1 - b0, tiles, i);
-            const ptrdiff_t b_end = b0 + FN(tile_start)(b1 - b0, tiles, i + 1);
-            const REAL *dh = (const REAL *)q->dh + b * q->h_row;
-#define BODY(mr, nv)                                                                               \
-    V acc[TILE_ROWS][TILE_VECTORS];                                                                \
-    FN(fill_tile)(mr, nv, NULL, acc);                                                              \
-    FN(accumulate)(mr, nv, q->P, dh, q->h_row, 1, columns, acc);                                   \
-    FN(finish_backward)(1, mr, nv, q, t, b, u, acc);
-            FL_TILE(BODY, b_end - b, vectors)
-#undef BODY
-        }
-        columns += q->P * vectors * VL;
-    }
+    for (ptrdiff_t j = 0; j < c_row; j += GROUP)
+        FN(product)(b1 - b0, FL_MIN(GROUP, c_row - j), q->P, dh_rows, q->h_row, 1,
+                    (const REAL *)q->m_columns + j * q->P, NULL, dm + b0 * c_row + j, c_row);
+    FN(finish_rows_backward)(q, t, b0, b1, 0, q->U, dm, c_row);
 }
 
 /* dh (rows b0 <= b < b1) := W_hh^T dgates[t_from], or what dh holds where t_from < 0;
  * then dgates of step t from it, or where t < 0 only dh. By groups v0 <= v < v1 of four panels. */
 static void FN(step_backward)(const fl_lstm *q, ptrdiff_t t_from, ptrdiff_t t, ptrdiff_t b0,
                               ptrdiff_t b1, ptrdiff_t v0, ptrdiff_t v1) {
-    if (q->w_proj)
+    if (q->w_proj) {
         FN(step_backward_projected)(q, t_from, t, b0, b1);
-    else if (q->variant)
-        FN(step_backward_as)(1, q, t_from, t, b0, b1, v0, v1);
-    else
-        FN(step_backward_as)(0, q, t_from, t, b0, b1, v0, v1);
+    } else if (q->variant) {
+        if (t_from >= 0) FN(step_backward_default)(q, t_from, -1, b0, b1, v0, v1);
+        if (t >= 0)
+            FN(finish_rows_backward)(q, t, b0, b1, v0 * 4, FL_MIN(v1 * 4, q->U), q->dh, q->h_row);
+    } else {
+        FN(step_backward_default)(q, t_from, t, b0, b1, v0, v1);
+    }
 }

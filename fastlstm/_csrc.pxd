@@ -52,6 +52,7 @@ cdef extern from "lstm.h":
         void *dw_proj
         void *dw_peephole
         void *dh_all
+        void *dm
 
 ctypedef void (*fl_pack)(
     Py_ssize_t H, Py_ssize_t K, const void *w, void *packed) noexcept nogil
@@ -81,6 +82,7 @@ cdef extern from "fastlstm.h":
     ctypedef struct fl_kernels:
         const char *isa
         Py_ssize_t *lanes
+        Py_ssize_t tile_rows
         fl_squash *sigmoid
         fl_squash *tanh
         fl_pack *pack_panels

@@ -14,6 +14,7 @@ cdef class Weights:
     cdef object x_panels, h_panels, b_panel, x_columns, h_columns
     cdef object peephole_panel, m_panels, m_columns  # None without peepholes, a projection
     cdef int pack(self) except -1
+    cdef int pack_peepholes(self) except -1
     cdef int pack_transposed(self) except -1
     cdef bint readable_as_they_are(self)
     cdef bint matches(self, dict arrays) except -1

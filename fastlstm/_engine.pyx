@@ -186,10 +186,11 @@ cdef class Weights:
     """The weights of a call: as they are for the BLAS step, packed for the SIMD step.
 
     Packed once and kept as long as the caller's weights hold the same numbers: `matches` compares
-    them with a copy, which costs 1/T of the product with them.
+    them with a copy, which costs 1/T of the product with them. For a single step of few rows that
+    would be most of the time: it runs on the weights as they are, ``pack=False``.
     """
 
-    def __cinit__(self, dict arrays, spec, bint copy):
+    def __cinit__(self, dict arrays, spec, bint copy, bint pack=True):
         self.spec, self.simd = spec, simd_for(spec)
         self.is_f64 = arrays["w_hh"].dtype == np.float64
         if copy:
@@ -199,12 +200,24 @@ cdef class Weights:
             self.arrays = {k: contiguous(w) for k, w in arrays.items()}
         if self.simd != NULL:
             self.L = self.simd.lanes[self.is_f64]
-            self.pack()
+            self.pack_peepholes()
+            if pack:
+                self.pack()
+
+    cdef int pack_peepholes(self) except -1:
+        """The panel that the steps read both ways."""
+        w_hh, w_peephole = self.arrays["w_hh"], self.arrays.get("w_peephole")
+        cdef Py_ssize_t H = w_hh.shape[0] // 4
+        if w_peephole is not None:
+            self.peephole_panel = aligned(((H + self.L - 1) // self.L, 3, self.L), w_hh.dtype)
+            self.simd.pack_peepholes[self.is_f64](H, address(w_peephole),
+                                                  address(self.peephole_panel))
+        return 0
 
     cdef int pack(self) except -1:
         """The panels of the forward steps."""
         w_ih, w_hh, b = self.arrays["w_ih"], self.arrays["w_hh"], self.arrays.get("b")
-        w_proj, w_peephole = self.arrays.get("w_proj"), self.arrays.get("w_peephole")
+        w_proj = self.arrays.get("w_proj")
         cdef Py_ssize_t H = w_hh.shape[0] // 4, I = w_ih.shape[1], P = w_hh.shape[1], L = self.L
         U, dtype = (H + L - 1) // L, w_ih.dtype
         self.x_panels = aligned((U, I, 4, L), dtype)
@@ -216,10 +229,6 @@ cdef class Weights:
         if w_proj is not None:
             self.m_panels = aligned((H, (P + L - 1) // L * L), dtype)
             self.simd.pack_projection[self.is_f64](H, P, address(w_proj), address(self.m_panels))
-        if w_peephole is not None:
-            self.peephole_panel = aligned((U, 3, L), dtype)
-            self.simd.pack_peepholes[self.is_f64](H, address(w_peephole),
-                                                  address(self.peephole_panel))
         return 0
 
     cdef int pack_transposed(self) except -1:
@@ -268,6 +277,11 @@ cdef inline const fl_kernels *simd_for(spec) except? NULL:
     if spec.changed and not spec.changed.keys() <= SIMD_FIELDS:
         return NULL
     return kernels
+
+
+cdef inline bint runs_unpacked(dict arrays, Py_ssize_t T, Py_ssize_t B) except -1:
+    """Whether a call is a step of so few rows that it should read the weights as they are."""
+    return T == 1 and kernels != NULL and B <= kernels.tile_rows and arrays.get("w_proj") is None
 
 
 _gemm_addresses = None
@@ -396,9 +410,11 @@ cdef class Direction:
         self.scratch = None
         return Scratch() if scratch is None else scratch
 
-    cdef Weights packed(self, dict arrays):
-        """The weights, packed now or before."""
+    cdef Weights packed(self, dict arrays, Py_ssize_t T, Py_ssize_t B):
+        """The weights, packed now or before, or for a single step not at all."""
         cdef Weights weights = self.weights  # a local: another thread may replace it
+        if not self.frozen and runs_unpacked(arrays, T, B):
+            return Weights(arrays, self.spec, False, False)
         if weights is None or not (self.frozen or weights.matches(arrays)):
             simd = simd_for(self.spec) != NULL
             self.weights = weights = Weights(arrays, self.spec, simd)
@@ -415,7 +431,7 @@ cdef class Direction:
         """
         h0, c0 = start
         h_n, c_n = end
-        packed = self.packed(weights)
+        packed = self.packed(weights, x.shape[0], x.shape[1])
         kept = run_forward(self, packed, x, h0, c0, y, h_n, c_n, lengths, reverse, save)
         if not save:
             return None
@@ -533,11 +549,15 @@ cdef run_backward(Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep)
         q.dy, q.dy_t, q.dy_b = view.data, view.stride[0], view.stride[1]
     dx = np.empty((T, B, q.I), dtype)
     full = np.zeros((T, inputs.B, q.I), dtype) if ragged else dx
-    dh_all = aligned((T, B, q.h_row), dtype, ragged) if q.w_proj != NULL else None
+    dh_all = dm = None
+    if q.w_proj != NULL:
+        dh_all = aligned((T, B, q.h_row), dtype, ragged)
+        dm = aligned((B, q.U * q.L), dtype)
 
     q.x, q.h, q.c, q.m = address(x), address(tape._h), address(tape._c), address(m)
     q.state_slots, q.gate_slots, q.m_slots = T + 1, max(1, T), max(1, T)
     q.dh, q.dc, q.dh_all, q.dx = address(dh), address(dc), address(dh_all), address(dx)
+    q.dm = address(dm)
     q.dw_ih, q.dw_hh = address(dw["w_ih"]), address(dw["w_hh"])
     q.db, q.dw_proj = address(dw.get("b")), address(dw.get("w_proj"))
     q.dw_peephole = address(dw.get("w_peephole"))
@@ -587,7 +607,7 @@ def lstm_forward(
     q = checks.forward_inputs(
         x, w_ih, w_hh, b, state, variants, w_proj, lengths, reverse, spec, out
     )
-    weights = Weights(q.weights, spec, False)
+    weights = Weights(q.weights, spec, False, not runs_unpacked(q.weights, q.T, q.B))
     h_n, c_n = np.empty((q.B, q.P), q.x.dtype), np.empty((q.B, q.H), q.x.dtype)
     kept = run_forward(Direction(spec), weights, q.x, q.h0, q.c0, q.y, h_n, c_n, q.lengths,
                        q.reverse, save)
