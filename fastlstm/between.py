@@ -245,6 +245,10 @@ class Reverse(_Plain):
             raise ValueError(f"x must have shape ({layout}) or (T, F), got {x.shape}")
         return np.flip(x, 1 if self.batch_first and x.ndim == 3 else 0), None
 
+    def turned(self, mask):
+        """Return the mask of y for that of x: (B, T), (T, B) or (T,)."""
+        return np.flip(mask, 1 if self.batch_first and mask.ndim == 2 else 0)
+
     def backward(self, tape, dy):
         """Return dx for dy, and no gradients."""
         return self.forward(dy)[0], self.parameters()
@@ -258,6 +262,8 @@ class Embedding(Module):
     num_embeddings : int, >= 1
         How many integers there are: 0 to ``num_embeddings - 1``.
     embedding_dim : int, >= 1
+    mask_zero : bool
+        A 0 marks a step that does not count: the recurrent layers behind pass over it.
     dtype : {"float32", "float64"}
         Of the vectors.
     seed : int, optional
@@ -280,9 +286,12 @@ class Embedding(Module):
 
     in_features = None
 
-    def __init__(self, num_embeddings, embedding_dim, *, dtype="float32", seed=None):
+    def __init__(
+        self, num_embeddings, embedding_dim, *, mask_zero=False, dtype="float32", seed=None
+    ):
         self.num_embeddings = checks.integer("num_embeddings", num_embeddings, 1)
         self.embedding_dim = checks.integer("embedding_dim", embedding_dim, 1)
+        self.mask_zero = bool(mask_zero)
         super().__init__({"weight": (self.num_embeddings, self.embedding_dim)}, dtype)
         self.flat[:] = np.random.default_rng(seed).standard_normal(self.flat.size)
 
@@ -298,8 +307,13 @@ class Embedding(Module):
             "type": "Embedding",
             "num_embeddings": self.num_embeddings,
             "embedding_dim": self.embedding_dim,
+            "mask_zero": self.mask_zero,
             "dtype": self.dtype.name,
         }
+
+    def mask_of(self, x):
+        """Return a bool for each integer, with ``mask_zero`` whether it counts; else None."""
+        return np.asarray(x) != 0 if self.mask_zero else None
 
     def __call__(self, x):
         """Return y (..., embedding_dim) for x (...) of integers."""

@@ -7,6 +7,7 @@ product; ``go_backwards`` leaves the outputs reversed; hard sigmoid is x/6 + 1/2
 """
 
 import warnings
+from dataclasses import replace
 
 from . import keras_config
 from .layer import LSTM
@@ -17,6 +18,7 @@ from .modules import (
     Embedding,
     Flatten,
     LastState,
+    Masking,
     MergeDirections,
     Reverse,
 )
@@ -54,6 +56,7 @@ class Builder:
     def __init__(self, weights, fault):
         self._weights, self._fault = weights, fault
         self.dtype, self._features = None, None
+        self._mask = False  # whether one goes with the sequence here
         self.makers = {
             "Activation": self._activation,
             "Bidirectional": self._bidirectional,
@@ -64,6 +67,7 @@ class Builder:
             "Flatten": self._flatten,
             "InputLayer": self._input,
             "LeakyReLU": self._activation,
+            "Masking": self._masking,
             "ReLU": self._activation,
             "Softmax": self._activation,
             "TimeDistributed": self._time_distributed,
@@ -151,6 +155,8 @@ class Builder:
                 if name == "max_value" and value == 0:
                     raise options.unsupported(name, value)
         elif layer.kind == "Softmax":
+            if self._mask:
+                raise self._fault(f"{layer} under a mask is not supported")
             if (axis := options.take("axis", -1)) != -1:
                 raise options.unsupported("axis", axis)
             return "softmax"
@@ -226,12 +232,15 @@ class Builder:
         shape = (options.take("input_dim"), options.take("output_dim"))
         if table.shape != shape or 0 in shape:
             raise self._fault(f"{layer} must have an array {brief(shape)}, found {table.shape}")
-        if options.flag("mask_zero"):
-            raise options.unsupported("mask_zero", True)
-        embedding = Embedding(*shape, dtype=self.dtype)
+        self._mask = options.flag("mask_zero")
+        embedding = Embedding(*shape, mask_zero=self._mask, dtype=self.dtype)
         embedding.load_state_dict({"weight": table})
         self._features = None  # what comes in are words
         return [embedding]
+
+    def _masking(self, layer, options):
+        self._mask = True
+        return [Masking(options.number("mask_value"))]
 
     # -- recurrent layers ----------------------------------------------------------------------
 
@@ -256,7 +265,7 @@ class Builder:
         within = keras_config.Options(forward, self._fault)
         self._same_dtype(forward, within.take("dtype"))
         groups = [f"{layer.group}/{way}_layer/cell" for way in ("forward", "backward")]
-        modules = self._sequence(forward, within, groups)
+        modules = self._sequence(replace(forward, masked=layer.masked), within, groups)
         within.done()
         merge = options.take("merge_mode", "concat")
         if merge not in ("concat", "sum", "ave", "mul"):
@@ -266,6 +275,8 @@ class Builder:
     def _sequence(self, layer, options, groups):
         """The modules of a recurrent layer whose directions have their weights in ``groups``."""
         modules, sequences = [], options.flag("return_sequences")
+        if layer.masked not in (None, self._mask):
+            raise self._fault(f"{layer} is given a mask otherwise than the layers before it say")
         if dropout := options.number("dropout"):
             modules.append(Dropout(dropout, shared_axis=1))
         if recurrent := options.number("recurrent_dropout"):
@@ -274,9 +285,13 @@ class Builder:
                 "predictions do not depend on it",
                 stacklevel=5,
             )
+        zero = options.flag("zero_output_for_mask")
         if options.flag("go_backwards") and len(groups) == 1:
             modules.append(Reverse(batch_first=True))
-        options.take("zero_output_for_mask")
+            if self._mask and sequences:  # Keras reverses the outputs, but not their mask
+                raise self._fault(f"{layer} goes backwards under a mask and returns sequences")
+        if self._mask and zero and len(groups) == 1:
+            raise options.unsupported("zero_output_for_mask", zero)
         modules.append(self._cell(layer, options, groups))
         return modules if sequences else [*modules, LastState()]
 

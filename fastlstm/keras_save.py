@@ -14,6 +14,7 @@ from .modules import (
     Embedding,
     Flatten,
     LastState,
+    Masking,
     MergeDirections,
     Reverse,
     Sequential,
@@ -115,7 +116,8 @@ class Writer:
         if isinstance(m, MergeDirections):
             raise ValueError("Keras has no MergeDirections but in a Bidirectional")
         writers = {Activation: self._activation, Dense: self._dense, Dropout: self._dropout,
-                   Embedding: self._embedding, Flatten: self._flatten}  # fmt: skip
+                   Embedding: self._embedding, Flatten: self._flatten,
+                   Masking: self._masking}  # fmt: skip
         if type(m) not in writers:
             raise ValueError(f"Keras has no {type(m).__name__}")
         writers[type(m)](m)
@@ -153,9 +155,15 @@ class Writer:
 
     def _embedding(self, m):
         options = self._options(
-            "Embedding", input_dim=m.num_embeddings, output_dim=m.embedding_dim, mask_zero=False
+            "Embedding",
+            input_dim=m.num_embeddings,
+            output_dim=m.embedding_dim,
+            mask_zero=m.mask_zero,
         )
         self._add("Embedding", options, {"": [m.state_dict()["weight"]]})
+
+    def _masking(self, m):
+        self._add("Masking", self._options("Masking", mask_value=m.mask_value))
 
     def _flatten(self, m):
         self._sequence = False
@@ -175,8 +183,10 @@ class Writer:
         weights, D = m.cell_weights(), 1 + m.bidirectional
         for layer in range(m.num_layers):
             top = layer == m.num_layers - 1
+            cells = weights[layer * D : layer * D + D]
             options = {"return_sequences": not (last and top), **_cell_options(m, self._dtype)}
-            arrays = [_cell_arrays(w) for w in weights[layer * D : layer * D + D]]
+            options["units"] = cells[0]["w_hh"].shape[1]
+            arrays = [_cell_arrays(w) for w in cells]
             kind = _KINDS[type(m)]
             if m.bidirectional:
                 self._bidirectional(kind, options, arrays, rest[0].mode if merge else "concat")
@@ -244,12 +254,10 @@ def _cell_options(m, dtype):
     squash = refused.pop("candidate", "tanh"), refused.pop("output", "tanh")
     if squash[0] != squash[1]:
         raise ValueError(f"Keras has one activation for candidate and output, not {squash}")
-    if m.proj_size:
-        refused["proj_size"] = m.proj_size
+    refused |= {name: 1 for name in ("proj_size", "learn_state") if getattr(m, name, 0)}
     if refused:
         raise ValueError(f"Keras' {_KINDS[type(m)]} has no {', '.join(refused)}")
     return {
-        "units": m.hidden_size,
         "activation": _activation(squash[0], dtype),
         "recurrent_activation": gate,
         "use_bias": m.bias,

@@ -22,6 +22,8 @@ import numpy as np
 from .between import Activation, Embedding, Flatten, MergeDirections, Reverse
 from .heads import Dense, Dropout, LastState, Module
 from .layer import LSTM
+from .masking import Masking, around
+from .members import check_members, is_recurrent, makes_mask, next_mask
 
 __all__ = [
     "MODULES",
@@ -31,11 +33,13 @@ __all__ = [
     "Embedding",
     "Flatten",
     "LastState",
+    "Masking",
     "MergeDirections",
     "Module",
     "Reverse",
     "Sequential",
     "SequentialTape",
+    "is_recurrent",
     "module_from_config",
 ]
 
@@ -51,10 +55,13 @@ class SequentialTape:
     states : list
         The final state of each recurrent member, which is the ``state`` of the next piece of the
         same series.
+    layers : list
+        What ran for each member: it, or what a mask puts `around` it.
     """
 
     tapes: list
     states: list
+    layers: list
 
 
 class Sequential(Module):
@@ -96,7 +103,7 @@ class Sequential(Module):
 
     def __init__(self, modules):
         self.modules = list(modules)
-        _check_members(self.modules)
+        check_members(self.modules)
         owners = [m for m in self.modules if m.dtype is not None]
         super().__init__(
             {
@@ -197,13 +204,15 @@ class Sequential(Module):
         return self._infer(self._pairs()[:-1], x, lengths, state)
 
     def _infer(self, pairs, x, lengths, state):
-        states = self._split(state, lengths)
+        states, mask = self._split(state, lengths), None
         for m, follower in pairs:
+            given = x
             if is_recurrent(m):
-                y, final = m(x, state=next(states), lengths=lengths)
+                y, final = around(m, mask)(x, state=next(states), lengths=lengths)
                 x = m.top(final) if isinstance(follower, LastState) else y
             else:
                 x = m(x)
+            mask = next_mask(m, given, mask)
         return x
 
     def predict(self, x, batch_size=256, lengths=None):
@@ -269,16 +278,19 @@ class Sequential(Module):
             As the members raise them; or `state` has not one entry for each recurrent member, or
             `lengths` or `state` come without any.
         """
-        states = self._split(state, lengths)
-        tape = SequentialTape([], [])
+        states, mask = self._split(state, lengths), None
+        tape = SequentialTape([], [], [])
         for m, follower in self._pairs():
+            given, layer = x, around(m, mask)
             if is_recurrent(m):
-                y, final, inner = m.forward(x, state=next(states), lengths=lengths, rng=rng)
+                y, final, inner = layer.forward(x, state=next(states), lengths=lengths, rng=rng)
                 tape.states.append(final)
                 x = m.top(final) if isinstance(follower, LastState) else y
             else:
                 x, inner = m.forward(x, rng=rng)
             tape.tapes.append(inner)
+            tape.layers.append(layer)
+            mask = next_mask(m, given, mask)
         return x, tape
 
     def backward(self, tape, dy, watch=None):
@@ -311,15 +323,19 @@ class Sequential(Module):
                 )
         grads = self._parameters.empty_like()
         stop, finals = grads.flat.size, list(tape.states)
+        layers = [layer for layer in tape.layers if is_recurrent(layer)]
         for (m, follower), inner in zip(reversed(self._pairs()), reversed(tape.tapes), strict=True):
             if is_recurrent(m):
                 final, dstate = finals.pop(), None
                 if isinstance(follower, LastState):
                     # y itself is not used: all of the gradient comes in at the last step.
                     dstate, dy = m.top_gradient(final, dy), None
+                layer = layers.pop()
                 if watch is not None:
-                    watch(f"{self.modules.index(m)}.", m, inner, dy, dstate)
-                dy, _, part = m.backward(inner, dy, dstate=dstate)
+                    if layer is not m:
+                        raise ValueError("a penalty on the states cannot go with a mask")
+                    watch(f"{self.modules.index(m)}.", layer, inner, dy, dstate)
+                dy, _, part = layer.backward(inner, dy, dstate=dstate)
             else:
                 dy, part = m.backward(inner, dy)
             start = stop - part.flat.size
@@ -336,8 +352,9 @@ class Sequential(Module):
         n = sum(map(is_recurrent, self.modules))
         if lengths is not None and n == 0:
             raise ValueError("lengths need a recurrent member, and there is none")
-        if lengths is not None and any(isinstance(m, Reverse) for m in self.modules):
-            raise ValueError("lengths cannot go with a Reverse, which knows none")
+        for m in self.modules if lengths is not None else ():
+            if isinstance(m, Reverse) or makes_mask(m):
+                raise ValueError(f"lengths cannot go with a {type(m).__name__}, which knows none")
         if state is None:
             return iter([None] * n)
         states = state if isinstance(state, list) else [state]
@@ -347,7 +364,7 @@ class Sequential(Module):
 
 
 _HEADS = (Dense, Dropout, LastState, Sequential)
-_BETWEEN = (Activation, Embedding, Flatten, MergeDirections, Reverse)
+_BETWEEN = (Activation, Embedding, Flatten, Masking, MergeDirections, Reverse)
 MODULES = {m.__name__: m for m in (LSTM, *_HEADS, *_BETWEEN)}
 
 
@@ -368,50 +385,3 @@ def module_from_config(config):
     if kind not in MODULES:
         raise ValueError(f"type must be one of {', '.join(MODULES)}, got {kind!r}")
     return MODULES[kind].from_config(config)
-
-
-def is_recurrent(module):
-    """Whether a module takes and returns a state."""
-    return hasattr(module, "hidden_size")
-
-
-def _check_members(modules):
-    if not modules:
-        raise ValueError("modules must not be empty")
-    owner = size = giver = batch_first = None
-    for k, m in enumerate(modules):
-        name = f"member {k} ({type(m).__name__})"
-        if not (hasattr(m, "forward") and hasattr(m, "backward") and hasattr(m, "parameters")):
-            raise TypeError(f"{name} is not a module")
-        if any(m is other for other in modules[:k]):
-            raise TypeError(f"{name} stands in the list twice")
-        if m.dtype is not None:
-            owner = owner or (name, m.dtype)
-            if m.dtype != owner[1]:
-                raise TypeError(f"{owner[0]} is {owner[1]} but {name} is {m.dtype}")
-        if isinstance(m, LastState) and (k == 0 or not is_recurrent(modules[k - 1])):
-            raise ValueError(f"{name} must stand directly behind a recurrent layer")
-        if isinstance(m, Sequential) and m.batch_first is not None:
-            raise TypeError(f"{name} holds a recurrent layer: put its members in the list instead")
-        if isinstance(m, Embedding) and k > 0:
-            raise ValueError(f"{name} takes integers: it must be the first member")
-        if is_recurrent(m) or isinstance(m, Reverse):
-            if batch_first not in (None, m.batch_first):
-                raise ValueError(f"{name} has batch_first={m.batch_first}, unlike the one before")
-            ends = (o for o in modules[:k] if isinstance(o, (LastState, Flatten)))
-            if end := next(ends, None):
-                end = type(end).__name__
-                raise ValueError(f"{name} needs a sequence, but a {end} stands before it")
-            batch_first = m.batch_first
-        takes, gives = _sizes(m)
-        if None not in (takes, size) and takes != size:
-            raise ValueError(f"{name} takes {takes} features, but {giver} gives {size}")
-        if gives is not None or getattr(m, "changes_size", False):
-            size, giver = gives, name
-
-
-def _sizes(module):
-    """(features that go in, features that come out), None where any number does."""
-    if is_recurrent(module):
-        return module.input_size, module.output_size
-    return getattr(module, "in_features", None), getattr(module, "out_features", None)

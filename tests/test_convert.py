@@ -311,6 +311,38 @@ def _nothing():
     return contextlib.nullcontext()
 
 
+VARIANTS = {
+    "peepholes": fl.LSTM(3, 5, bidirectional=True, spec=fl.Spec(peepholes="ifo"), seed=0),
+    "coupled": fl.LSTM(3, 5, spec=fl.Spec(coupled=True, peepholes="io", clip=0.5), seed=0),
+    "activations": fl.Sequential([
+        fl.LSTM(3, 5, spec=fl.Spec(gate=("hard_sigmoid", 0.2, 0.5), candidate="relu"), seed=0),
+        fl.LastState(),
+        fl.Dense(5, 3, seed=1),
+        fl.Activation(("elu", 0.5)),
+    ]),
+    "words": fl.Sequential([
+        fl.Embedding(9, 3, seed=0), fl.LSTM(3, 4, batch_first=True, seed=1), fl.Flatten(),
+        fl.Dense(48, 2, activation="tanh", seed=2),
+    ]),
+}  # fmt: skip
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_by_way_of_onnx(tmp_path, name):
+    needs(".onnx")
+    fl.save(tmp_path / "a.safetensors", VARIANTS[name])
+    convert(tmp_path / "a.safetensors", tmp_path / "b.onnx")
+    if name == "words":  # the graph does not say how many steps the Dense behind Flatten wants
+        return
+    convert(tmp_path / "b.onnx", tmp_path / "c.safetensors")
+    again = fl.load(tmp_path / "c.safetensors")
+    x = np.random.default_rng(0).standard_normal((6, 2, 3)).astype("f4")
+    want = VARIANTS[name](x)
+    want = want[0] if isinstance(want, tuple) else want
+    np.testing.assert_allclose(again(x), want, atol=1e-6)
+
+
 @pytest.mark.parity
 def test_a_graph_that_is_no_stack(tmp_path):
     onnx = pytest.importorskip("onnx")

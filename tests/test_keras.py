@@ -118,17 +118,29 @@ def test_there_and_back(path, dtype):
 def test_one_layer_and_words(path):
     for ours, x in (
         (fl.LSTM(3, 4, batch_first=True, seed=0), np.ones((2, 5, 3), "f4")),
+        (fl.LSTM(3, [4, 2], batch_first=True, seed=0), np.ones((2, 5, 3), "f4")),
         (fl.Embedding(9, 2, seed=0), np.array([[0, 8], [3, 3]])),
         (fl.Dense(3, 4, seed=0), np.ones((2, 3), "f4")),
     ):
         fl.keras.save(ours, path)
         want = ours(x)[0] if isinstance(ours, fl.LSTM) else ours(x)
-        np.testing.assert_array_equal(fl.keras.load(path).predict(x), want)
+        np.testing.assert_allclose(fl.keras.load(path).predict(x), want, rtol=1e-5)
 
 
 NOT_KERAS = [
     (fl.LSTM(3, 4), ValueError, "batch_first=False: build it with batch_first=True"),
     (fl.LSTM(3, 4, batch_first=True, proj_size=2), ValueError, "Keras' LSTM has no proj_size"),
+    (fl.LSTM(3, 4, batch_first=True, learn_state=True), ValueError, "LSTM has no learn_state"),
+    (
+        fl.LSTM(3, 4, batch_first=True, spec=fl.Spec(peepholes="i", coupled=True)),
+        ValueError,
+        "Keras' LSTM has no peepholes, coupled",
+    ),
+    (
+        fl.LSTM(3, 4, batch_first=True, spec=fl.Spec(candidate="relu")),
+        ValueError,
+        r"one activation for candidate and output, not \('relu', 'tanh'\)",
+    ),
     (fl.Reverse(batch_first=True), ValueError, "Keras has no Reverse but as go_backwards"),
     (fl.MergeDirections("sum"), ValueError, "Keras has no MergeDirections but in"),
     (fl.Activation(("hard_sigmoid", 0.2, 0.5)), ValueError, "Keras has no activation"),

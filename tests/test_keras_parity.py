@@ -64,6 +64,14 @@ def features(name=""):
     return np.random.default_rng(1).standard_normal(shape)
 
 
+def masked():
+    """Steps of -1 at the end, at the start, between, and everywhere."""
+    x = features()
+    for b, row in enumerate(["111100", "001111", "101001", "000000"]):
+        x[b, [c == "0" for c in row]] = -1.0
+    return x
+
+
 def words():
     return np.random.default_rng(1).integers(7, size=(B, T))
 
@@ -82,6 +90,14 @@ OPTIONS = {
     "no bias": {"use_bias": False},
     "backwards": {"go_backwards": True},
     "dropout": {"dropout": 0.3},
+    "relu": {"activation": "relu"},
+    "softplus": {"activation": "softplus"},
+    "leaky": {"activation": L.LeakyReLU(negative_slope=0.3)},
+}
+GATES = {  # of the cells that have them
+    "hard sigmoid": {"recurrent_activation": "hard_sigmoid"},
+    "hard sigmoid, elu": {"recurrent_activation": "hard_sigmoid", "activation": "elu"},
+    "swapped": {"recurrent_activation": "tanh", "activation": "sigmoid"},
 }
 MODELS = {
     **{
@@ -89,7 +105,7 @@ MODELS = {
             sequential(cell(5, return_sequences=s, **o))
         )
         for name, cell in CELLS.items()
-        for label, o in OPTIONS.items()
+        for label, o in {**OPTIONS, **(GATES if name != "SimpleRNN" else {})}.items()
         for steps in (True, False)
     },
     **{
@@ -158,6 +174,60 @@ def test_keras_reads_what_is_saved(name, tmp_path):
     again = keras.saving.load_model(tmp_path / "ours.keras")
     np.testing.assert_allclose(again.predict(features(name), verbose=0), ours, **CLOSE)
     assert fl.keras.load(tmp_path / "ours.keras").config == loaded.config
+
+
+MASKED = {
+    **{
+        f"{name}, {label}, {'all' if steps else 'last'}": (
+            lambda cell=cell, o=o, s=steps: [cell(5, return_sequences=s, **o)]
+        )
+        for name, cell in CELLS.items()
+        for label, o in {"plain": {}, "backwards": {"go_backwards": True}}.items()
+        for steps in (True, False)
+        if not (o and steps)
+    },
+    **{
+        f"{name}, two directions, {merge}, {'all' if steps else 'last'}": (
+            lambda cell=cell, m=merge, s=steps: [
+                L.Bidirectional(cell(5, return_sequences=s), merge_mode=m)
+            ]
+        )
+        for name, cell in CELLS.items()
+        for merge in ("concat", "mul")
+        for steps in (True, False)
+    },
+    "stack": lambda: [
+        L.Dropout(0.1),
+        L.LSTM(4, return_sequences=True),
+        L.TimeDistributed(L.Dense(3, activation="tanh")),
+        L.Bidirectional(L.LSTM(4, return_sequences=True)),
+        L.Activation("softmax"),
+        L.LSTM(2, go_backwards=True),
+        L.Dense(3),
+    ],
+    "flatten": lambda: [L.LSTM(4, return_sequences=True), L.Flatten(), L.Dense(3)],
+}
+
+
+@pytest.mark.filterwarnings("ignore:Layer 'flatten:UserWarning")  # Keras: its mask ends there
+@pytest.mark.parametrize("build", [sequential, functional])
+@pytest.mark.parametrize("name", MASKED)
+def test_masks(name, build, tmp_path):
+    model = build(L.Masking(-1.0), *MASKED[name]())
+    want, got, loaded = both(model, tmp_path / "model.keras", masked())
+    np.testing.assert_allclose(got, want, **CLOSE)
+    fl.keras.save(loaded, tmp_path / "ours.keras")
+    again = keras.saving.load_model(tmp_path / "ours.keras")
+    np.testing.assert_allclose(again.predict(masked(), verbose=0), got, **CLOSE)
+
+
+@pytest.mark.parametrize("build", [sequential, functional])
+def test_words_that_are_masked(build, tmp_path):
+    layers = [L.Embedding(7, 4, mask_zero=True), L.LSTM(3, return_sequences=True), L.LSTM(2)]
+    x = words()
+    x[0, 3:], x[1, 2], x[2] = 0, 0, 0
+    want, got, _ = both(build(*layers, shape=(T,)), tmp_path / "model.keras", x)
+    np.testing.assert_allclose(got, want, **CLOSE)
 
 
 @pytest.mark.parametrize("build", [sequential, functional])
@@ -231,6 +301,15 @@ def two_outputs():
 
 
 UNSUPPORTED = [
+    (
+        lambda: sequential(L.Masking(), L.LSTM(2, zero_output_for_mask=True)),
+        "has zero_output_for_mask=True",
+    ),
+    (
+        lambda: sequential(L.Masking(), L.LSTM(2, go_backwards=True, return_sequences=True)),
+        "goes backwards under a mask and returns sequences",
+    ),
+    (lambda: sequential(L.Masking(), L.Softmax()), r"\(Softmax\) under a mask is not supported"),
     (lambda: sequential(L.Conv1D(2, 3)), r"layer 'conv1d\w*' \(Conv1D\) is not supported; supp"),
     (lambda: sequential(L.Lambda(lambda x: x)), r"\(Lambda\) is not supported"),
     (lambda: sequential(Own(3)), r"\(Own\) is not one of Keras' own: nothing is looked up"),
@@ -269,6 +348,16 @@ def test_unsupported_is_one_error_that_names_it(build, text, tmp_path):
     with pytest.raises(fl.keras.FormatError, match=text) as caught:
         fl.keras.load(tmp_path / "model.keras")
     assert str(caught.value).startswith(str(tmp_path / "model.keras"))
+
+
+def test_a_mask_that_is_withheld_is_refused(tmp_path):
+    """The graph of a functional model says which layers are given the mask."""
+    model = functional(L.Masking(), L.LSTM(2))
+    model.save_weights(tmp_path / "model.weights.h5")
+    config = model.get_config()
+    config["layers"][-1]["inbound_nodes"][0]["kwargs"]["mask"] = None
+    with pytest.raises(fl.keras.FormatError, match="is given a mask otherwise than the layers"):
+        fl.keras.load(tmp_path / "model.weights.h5", config=config)
 
 
 def test_stateful_is_refused(tmp_path):

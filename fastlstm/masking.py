@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: MIT
+"""Steps that a model passes over: who marks them, and how a recurrent layer leaves them out.
+
+A mask is False where a step is left out: the state is carried over it, as if it were not there.
+So the steps that count are moved to the front, the layer runs on them with ``lengths``, and its
+outputs are moved back. In a step that is left out a layer in one direction says its last output
+again, and zero before the first; one in two directions says zero. These are Keras' rules.
+"""
+
+import numpy as np
+
+from . import checks
+from .heads import Module
+
+__all__ = ["Masking", "around"]
+
+
+class Masking(Module):
+    """Marks the steps in which all features have one value: the recurrent layers pass over them.
+
+    Inside a Sequential the mask goes with the sequence up to a `LastState` or a `Flatten`. By
+    itself it only sets these steps to zero.
+
+    Parameters
+    ----------
+    mask_value : float
+
+    Raises
+    ------
+    TypeError
+        `mask_value` is no number.
+
+    Notes
+    -----
+    The losses of `fit` count every step: give them a ``sample_weight``.
+
+    Examples
+    --------
+    >>> import fastlstm as fl
+    >>> lstm = fl.LSTM(1, 2, batch_first=True, seed=0)
+    >>> model = fl.Sequential([Masking(-1.0), lstm, fl.LastState()])
+    >>> x = np.array([[[0.5], [-1.0], [0.2]]], "float32")
+    >>> bool(np.allclose(model(x), lstm(x[:, [0, 2]])[0][:, -1]))
+    True
+    """
+
+    def __init__(self, mask_value=0.0):
+        if isinstance(mask_value, bool) or not isinstance(mask_value, (int, float)):
+            raise TypeError(f"mask_value must be a number, got {mask_value!r}")
+        self.mask_value = float(mask_value)
+        super().__init__({}, None)
+
+    @property
+    def config(self):
+        """``mask_value``, with ``"type"``."""
+        return {"type": "Masking", "mask_value": self.mask_value}
+
+    def mask_of(self, x):
+        """Return a bool for each step of x (..., F): whether it counts."""
+        x = checks.array("x", x)
+        if x.ndim == 0:
+            raise ValueError("x must have shape (..., F), got ()")
+        return (x != x.dtype.type(self.mask_value)).any(axis=-1)
+
+    def __call__(self, x):
+        """Return x with zeros in the steps that do not count."""
+        return self.forward(x)[0]
+
+    def forward(self, x, rng=None):
+        """Return y, shaped as x, and the tape: which steps count."""
+        counts = self.mask_of(x)[..., None]
+        return np.where(counts, x, x.dtype.type(0)), counts
+
+    def backward(self, tape, dy):
+        """Return dx, zero in the steps that do not count, and no gradients."""
+        return np.where(tape, dy, dy.dtype.type(0)), self.parameters()
+
+
+def around(layer, mask):
+    """What runs a recurrent layer under a mask: the layer itself where there is none."""
+    return layer if mask is None or not hasattr(layer, "hidden_size") else _Around(layer, mask)
+
+
+class _Around:
+    """A recurrent layer that passes over the steps where ``mask`` is False.
+
+    Parameters
+    ----------
+    layer : recurrent layer
+    mask : ndarray of bool
+        (T, B), with ``batch_first`` (B, T), without a batch (T,).
+    """
+
+    def __init__(self, layer, mask):
+        self.layer, self.hidden_size = layer, layer.hidden_size
+        self._batched, self._mask = mask.ndim == 2, mask
+        self._axis = axis = 1 if layer.batch_first and self._batched else 0
+        self._front = np.argsort(~mask, axis=axis, kind="stable")[..., None]
+        # the place of each step among those that count, or that of the last one before it
+        place = np.cumsum(mask, axis=axis) - 1
+        self._says = (mask if layer.bidirectional else place >= 0)[..., None]
+        self._place = np.maximum(place, 0)
+        self._counts = mask.sum(axis=axis)
+
+    def __call__(self, x, state=None, lengths=None):
+        """As the layer's."""
+        y, state = self.layer(self._to_front(x), state=state, lengths=self._lengths(lengths))
+        return self._back(y), state
+
+    def forward(self, x, state=None, lengths=None, rng=None):
+        """As the layer's."""
+        lengths = self._lengths(lengths)
+        y, state, tape = self.layer.forward(self._to_front(x), state, lengths, rng)
+        return self._back(y), state, tape
+
+    def backward(self, tape, dy=None, dstate=None):
+        """As the layer's."""
+        dy = None if dy is None else self._gradient_to_front(dy)
+        dx, dstart, grads = self.layer.backward(tape, dy, dstate)
+        return self._gradient_back(dx), dstart, grads
+
+    def _lengths(self, lengths):
+        """How many steps of each row count; without a batch there are only these."""
+        if lengths is not None:
+            raise ValueError("lengths cannot go with a mask")
+        return self._counts if self._batched else None
+
+    def _to_front(self, x):
+        """x (..., F) with the steps that count first."""
+        x = np.take_along_axis(x, self._front, axis=self._axis)
+        return x if self._batched else x[: self._counts]
+
+    def _back(self, y):
+        """The output of the layer, each step in its place."""
+        if y.shape[self._axis] == 0:
+            return np.zeros((*self._mask.shape, y.shape[-1]), y.dtype)
+        y = np.take_along_axis(y, self._place[..., None], axis=self._axis)
+        return y * self._says
+
+    def _gradient_to_front(self, dy):
+        """The gradient of `_back`: a step says again what the last one before it said."""
+        shape = list(dy.shape)
+        if not self._batched:
+            shape[0] = int(self._counts)
+        result = np.zeros(shape, dy.dtype)
+        if result.size:
+            where = np.indices(self._place.shape)
+            where[self._axis] = self._place
+            np.add.at(result, tuple(where), dy * self._says)
+        return result
+
+    def _gradient_back(self, dx):
+        """The gradient of `_to_front`, each step in its place."""
+        if dx.shape[self._axis] == 0:
+            return np.zeros((*self._mask.shape, dx.shape[-1]), dx.dtype)
+        dx = np.take_along_axis(dx, self._place[..., None], axis=self._axis)
+        return dx * self._mask[..., None]
