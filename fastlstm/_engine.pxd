@@ -26,6 +26,7 @@ cdef class Scratch:
     cdef char *take(self, Py_ssize_t size) except NULL
 
 
+cdef void *allocate(Py_ssize_t size, bint zeros, what) except NULL
 cdef int describe(
     Job *job, fl_lstm *q, Weights weights, Py_ssize_t T, Py_ssize_t B, Py_ssize_t I
 ) except -1

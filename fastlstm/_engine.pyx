@@ -16,7 +16,7 @@ says what they compute. Here is how:
   rows or by units (`_loops`); bits do not depend on it.
 """
 
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcmp, memset
 
@@ -132,6 +132,36 @@ def aligned(shape, dtype, bint zeros=False):
     return raw[skip:skip + count * itemsize].view(dtype).reshape(shape)
 
 
+cdef Py_ssize_t allocations_left = 0  # until the one that fails; 0: none does
+
+
+def fail_allocation(Py_ssize_t n):
+    """Let the n-th native allocation from now on fail, once; 0: none. For tests.
+
+    Returns
+    -------
+    left : int
+        Of the n before: how many were still to come; 0 = the failure came, or none was asked for.
+    """
+    global allocations_left
+    left, allocations_left = allocations_left, n
+    return left
+
+
+cdef void *allocate(Py_ssize_t size, bint zeros, what) except NULL:
+    """``size`` bytes for PyMem_RawFree. All native memory that is no array comes from here."""
+    global allocations_left
+    cdef void *memory = NULL
+    cdef bint fails = allocations_left == 1
+    if allocations_left > 0:
+        allocations_left -= 1
+    if not fails and size >= 0:
+        memory = PyMem_RawCalloc(size, 1) if zeros else PyMem_RawMalloc(size)
+    if memory == NULL:
+        raise MemoryError(f"cannot allocate {size} bytes for {what}")
+    return memory
+
+
 cdef class Scratch:
     """Memory that a call needs only while it runs, kept for the next call."""
 
@@ -143,9 +173,8 @@ cdef class Scratch:
         if size + 64 > self.size:
             PyMem_RawFree(self.start)
             self.size = 0
-            self.start = <char *>PyMem_RawMalloc(size + 64)
-            if self.start == NULL:
-                raise MemoryError(f"cannot allocate {size} bytes of scratch memory")
+            self.start = NULL
+            self.start = <char *>allocate(size + 64, False, "scratch memory")
             self.size = size + 64
         return self.start + (-<Py_ssize_t>self.start & 63)
 

@@ -13,7 +13,8 @@ from cpython.buffer cimport (
     PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_IsContiguous, PyBuffer_Release,
     PyObject_GetBuffer,
 )
-from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
+from cpython.mem cimport PyMem_RawFree
+from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy, memset
 
 import numpy as np
@@ -24,12 +25,13 @@ from ._variants import variant_memory
 
 from ._blas_step cimport project, step_forward
 from ._csrc cimport fl_lstm, fl_team_barrier
-from ._engine cimport Scratch, Weights, describe, run_together, units_team_size
+from ._engine cimport Scratch, Weights, allocate, describe, run_together, units_team_size
 from ._loops cimport Job
 from ._variants cimport use_memory
 
 __all__ = ["Stream"]
 
+cdef Py_ssize_t LARGEST = (<size_t>-1 >> 1) - 64  # bytes that `Scratch.take` can count
 cdef double GIL_FLOP = 1e6  # FLOP of a step, about 20 us, from which others may run meanwhile
 
 
@@ -123,9 +125,7 @@ cdef class Stream:
         self.input_size, self.output_size = lstm.input_size, lstm.output_size
         self.dtype, self.L = lstm.dtype, lstm.num_layers
         self.item = lstm.dtype.itemsize
-        self.layers = <Layer *>PyMem_RawCalloc(self.L, sizeof(Layer))
-        if self.layers == NULL:
-            raise MemoryError("cannot allocate the layers of a stream")
+        self.layers = <Layer *>allocate(self.L * sizeof(Layer), True, "the layers of a stream")
         self.prepare([Weights(arrays, lstm.spec, True) for arrays in lstm.cell_weights()])
         self.widths = lstm.state_widths
         self.check_state, self.initial = lstm.check_state, lstm.initial_state(batch_size)
@@ -134,12 +134,12 @@ cdef class Stream:
 
     cdef int prepare(self, list weights) except -1:
         """Describe every layer's step, and give all of them their memory."""
-        cdef Py_ssize_t k, item = self.item, B = self.batch_size, size = 0
+        cdef Py_ssize_t k, item = self.item, B = self.batch_size, size, row = 0
         cdef Py_ssize_t input_size = self.input_size
         cdef fl_lstm *q
         cdef char *at
         cdef double flop = 0
-        self.keep, self.variants = weights, []
+        self.variants = []
         self.active = B
         for k in range(self.L):
             q = &self.layers[k].q
@@ -150,10 +150,12 @@ cdef class Stream:
             q.active = &self.active
             q.state_slots, q.gate_slots, q.m_slots = 2, 1, 1
             q.y_t = q.y_b = q.P
-            size += (2 * B * q.h_row + 2 * B * q.U * q.L + 4 * B * q.U * q.L + B * q.U * q.L
-                     + B * q.P + 64) * item
+            row += 2 * q.h_row + 7 * q.U * q.L + q.P
             flop += 8.0 * B * q.H * (q.I + q.P)
             input_size = q.P
+        if B > (LARGEST // item - 64 * self.L) // row:
+            raise MemoryError(f"cannot allocate batch_size = {B} times {row * item} bytes")
+        size = (B * row + 64 * self.L) * item
         at = self.memory.take(size)
         memset(at, 0, size)
         for k in range(self.L):
@@ -166,6 +168,7 @@ cdef class Stream:
             if k > 0:
                 q.x = self.layers[k - 1].q.y
         self.release_gil = flop >= GIL_FLOP
+        self.keep = weights
         return 0
 
     def reset(self):
@@ -184,6 +187,7 @@ cdef class Stream:
         cdef fl_lstm *q
         cdef Py_ssize_t k, b, item = self.item
         cdef char[::1] to
+        self.must_be_made()
         states = new_states(self.widths, 1, self.batch_size, self.dtype)
         for k, (h, c) in enumerate(by_cell(states)):
             q = &self.layers[k].q
@@ -199,6 +203,7 @@ cdef class Stream:
         cdef fl_lstm *q
         cdef Py_ssize_t k, b, item = self.item
         cdef const char[::1] row
+        self.must_be_made()
         like = ("the stream", np.empty(0, self.dtype))
         given = self.check_state("state", value, "{}", self.batch_size, like, cells="L")
         states = [own if a is None else a for a, own in zip(given, self.initial)]
@@ -211,6 +216,12 @@ cdef class Stream:
                 memcpy(self.c_row(q, b), &row[0], q.H * item)
             if "ifo" in self.variants[k]:
                 self.variants[k]["ifo"][...] = 0
+
+    cdef int must_be_made(self) except -1:
+        """Refuse what `__new__` alone has made."""
+        if self.keep is None:
+            raise RuntimeError("this stream was not initialised: LSTM.stream makes one")
+        return 0
 
     cdef char *h_row(self, const fl_lstm *q, Py_ssize_t b) noexcept:
         """Row b of the state h that the next step reads."""
@@ -271,13 +282,16 @@ cdef class Stream:
             return a.shape[0] == size
         return a.ndim == 2 and a.shape[0] == self.batch_size and a.shape[1] == size
 
+    cdef bint aligned(self, const Py_buffer *a) noexcept:
+        return <uintptr_t>a.buf % <uintptr_t>self.item == 0
+
     cdef object input_array(self, x_t):
         """x_t as a contiguous array of the stream's dtype."""
         cdef Py_buffer a
         cdef bint ready
         if type(x_t) is np.ndarray and x_t.dtype is self.dtype:
             PyObject_GetBuffer(x_t, &a, PyBUF_STRIDES)
-            ready = PyBuffer_IsContiguous(&a, b"C")
+            ready = PyBuffer_IsContiguous(&a, b"C") and self.aligned(&a)
             PyBuffer_Release(&a)
             if ready:
                 return x_t
@@ -295,13 +309,13 @@ cdef class Stream:
         PyObject_GetBuffer(out, &a, PyBUF_STRIDES)
         cdef bint right_shape = (a.ndim == 1 if single else a.ndim == 2) and self.fits(
             &a, self.output_size, single)
-        cdef bint ready = PyBuffer_IsContiguous(&a, b"C") and not a.readonly
+        cdef bint ready = PyBuffer_IsContiguous(&a, b"C") and self.aligned(&a) and not a.readonly
         PyBuffer_Release(&a)
         if not right_shape:
             checks.shape("out", out, "H|P" if single else "B, H|P",
                          self.shape(self.output_size, single))
         if not ready:
-            raise ValueError("out must be writeable and contiguous")
+            raise ValueError("out must be writeable, contiguous and aligned")
         return out
 
     cdef int run(self, const void *x, void *y) except -1:

@@ -4,7 +4,10 @@
 import numpy as np
 import pytest
 from comparison import assert_matches
+from fastlstm._stream import Stream
 from stacks import Stack, make_stack_problem, with_weights
+
+import fastlstm as fl
 
 STACKS = (
     Stack(),
@@ -234,3 +237,34 @@ def test_stream_refuses_what_cannot_be_streamed(make_layer):
         make_layer(5, 9, bidirectional=True).stream()
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         make_layer(5, 9).stream(0)
+
+
+@pytest.mark.parametrize("batch_size", [2**40, 2**60, 2**62, 2**63 - 1])
+def test_stream_of_more_rows_than_memory_holds(dtype, batch_size):
+    """The size of its memory passes 2^63: no small block with pointers far beyond it."""
+    lstm = fl.LSTM(0, 33, num_layers=2, dtype=dtype, seed=0)
+    with pytest.raises((MemoryError, ValueError)):
+        lstm.stream(batch_size)
+
+
+def test_stream_that_was_not_initialised_refuses_to_work():
+    stream = Stream.__new__(Stream)
+    with pytest.raises(RuntimeError, match="not initialised"):
+        stream.state  # noqa: B018
+    with pytest.raises(RuntimeError, match="not initialised"):
+        stream.reset()
+    with pytest.raises((RuntimeError, TypeError, ValueError)):
+        stream.step(np.zeros((1, 1), np.float32))
+
+
+def test_stream_takes_misaligned_steps_but_no_misaligned_out(make_layer, dtype):
+    def misaligned(shape):
+        raw = np.zeros(int(np.prod(shape)) * dtype.itemsize + 1, np.uint8)
+        return raw[1:].view(dtype).reshape(shape)
+
+    lstm = make_layer(5, 9, dtype=dtype, seed=0)
+    x_t = misaligned((3, 5))
+    x_t[...] = 0.5
+    np.testing.assert_array_equal(lstm.stream(3).step(x_t), lstm.stream(3).step(x_t.copy()))
+    with pytest.raises(ValueError, match="out must be writeable"):
+        lstm.stream(3).step(x_t, out=misaligned((3, 9)))
