@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: MIT */
+/* Proof of the team without Python: every share is done once, nobody passes a barrier early, and
+ * that threads are few, slow, missing, forked away or at work for somebody else changes nothing.
+ *
+ * It includes pool.c, to let pthread_create fail and to set the clock of its congestion. */
+#if defined(_WIN32)
+int main(void) { return 0; }
+#else
+
+#    define _GNU_SOURCE
+#    include <pthread.h>
+#    include <stdio.h>
+#    include <stdlib.h>
+#    include <string.h>
+#    include <sys/wait.h>
+#    include <unistd.h>
+
+static int creations_left = 1000; /* of threads, before the system has no more */
+
+static int create(pthread_t *thread, const pthread_attr_t *attr, void *(*start)(void *),
+                  void *arg) {
+    if (creations_left == 0) return 11; /* EAGAIN */
+    creations_left--;
+    return pthread_create(thread, attr, start, arg);
+}
+#    define pthread_create create
+#    include "pool.c"
+#    undef pthread_create
+
+static atomic_int n_failures;
+
+static void check(int ok, const char *what, int n) {
+    if (ok) return;
+    n_failures++;
+    fprintf(stderr, "FAIL %s, n = %d\n", what, n);
+}
+
+enum { MAX_SHARES = 300, ROUNDS = 50 };
+
+typedef struct {
+    atomic_int done[MAX_SHARES]; /* how often each share was done */
+    atomic_int n;                /* as the work was told */
+    atomic_int here;             /* arrivals at all barriers so far */
+    atomic_int late;             /* passages before all had arrived */
+    atomic_int congested;        /* barriers that said so */
+    int pause_us;                /* of thread 0 before each barrier */
+    int nested;                  /* the work asks for the team again */
+} trial;
+
+static void one_share(void *arg, int share, int n) {
+    trial *t = arg;
+    t->n = n;
+    t->done[share]++;
+    if (t->nested) {
+        static trial inner[MAX_SHARES];
+        memset(&inner[share], 0, sizeof inner[share]);
+        fl_team_share(2, one_share, &inner[share]);
+        check(inner[share].done[0] == 1 && inner[share].done[1] == 1, "a team inside a team", n);
+    }
+}
+
+static void rounds_with_barrier(void *arg, int thread, int n) {
+    trial *t = arg;
+    t->n = n;
+    t->done[thread]++;
+    for (int round = 1; round <= ROUNDS; round++) {
+        if (thread == 0 && t->pause_us) usleep((useconds_t)t->pause_us);
+        t->here++;
+        if (fl_team_barrier(n)) t->congested++;
+        if (t->here < round * n) t->late++;
+        fl_team_barrier(n);
+    }
+}
+
+static void test_share(int n) {
+    trial t = {0};
+    fl_team_share(n, one_share, &t);
+    for (int k = 0; k < MAX_SHARES; k++) check(t.done[k] == (k < n), "a share is done once", n);
+    check(t.n == n, "shares know their number", n);
+}
+
+static int test_together(int n, int pause_us) {
+    trial t = {.pause_us = pause_us};
+    fl_team_together(n, rounds_with_barrier, &t);
+    check(t.n >= 1 && t.n <= n, "as many threads as asked for, or fewer", n);
+    for (int k = 0; k < MAX_SHARES; k++) check(t.done[k] == (k < t.n), "a place is taken once", n);
+    check(t.late == 0, "nobody passes a barrier early", n);
+    return t.congested ? -t.n : t.n;
+}
+
+static void test_congestion(void) {
+    team.recovery = 0;
+    int n = 1;
+    for (int k = 0; k < 100 && n != 2; k++) n = team.recovery = 0, n = test_together(2, 0);
+    check(n == 2, "two threads come together in one of 100 times", 2);
+    n = 1;
+    for (int k = 0; k < 100 && n > -2; k++) n = team.recovery = 0, n = test_together(2, 2000);
+    check(n == -2, "a barrier says when a wait was long", 2);
+    team.recovery = now_ns() + 1000000000LL;
+    check(test_together(2, 0) == 1, "after it one thread works alone for a while", 2);
+    team.recovery = 1;
+    test_together(2, 0);
+    check(team.recovery != 1, "and not for ever", 2);
+}
+
+static void *caller(void *arg) {
+    (void)arg;
+    for (int k = 0; k < 100; k++) {
+        test_share(k % 5 + 1);
+        test_together(k % 5 + 1, 0);
+    }
+    return NULL;
+}
+
+static void test_callers_at_once(void) {
+    pthread_t threads[4];
+    for (int k = 0; k < 4; k++)
+        if (pthread_create(&threads[k], NULL, caller, NULL)) abort();
+    for (int k = 0; k < 4; k++) pthread_join(threads[k], NULL);
+}
+
+#    if !defined(__SANITIZE_THREAD__) /* it does not follow a fork of threads */
+static void test_fork(void) {
+    for (int k = 0; k < 5; k++) {
+        const pid_t child = fork();
+        if (child == 0) {
+            for (int n = 1; n < 5; n++) test_share(n), test_together(n, 0);
+            _exit(n_failures != 0);
+        }
+        int status = -1;
+        waitpid(child, &status, 0);
+        check(WIFEXITED(status) && WEXITSTATUS(status) == 0, "a forked child has a team", k);
+        test_share(3);
+        test_together(3, 0);
+    }
+}
+#    else
+static void test_fork(void) {}
+#    endif
+
+static void test_few_threads(void) {
+    creations_left = 0;
+    test_share(4);
+    check(test_together(4, 0) == 1, "without any other thread one works", 4);
+    creations_left = 1;
+    test_share(4);
+    team.recovery = 0;
+    check(abs(test_together(4, 0)) <= 2, "with one other at most two work", 4);
+    check(team.members == 1, "members are those that could be made", 4);
+    creations_left = 1000;
+}
+
+static void test_flag(void) {
+    int flag = 0;
+    check(!fl_flag_is_up(&flag), "a flag is down", 0);
+    fl_raise_flag(&flag);
+    check(fl_flag_is_up(&flag), "until it is raised", 0);
+}
+
+int main(void) {
+    check(fl_team_barrier(1) == 0, "a barrier of one", 1);
+    test_flag();
+    test_few_threads();
+    static const int numbers[] = {1, 2, 3, 4, 7, 16, 64, FL_MAX_THREADS, FL_MAX_THREADS + 9};
+    for (size_t k = 0; k < sizeof numbers / sizeof *numbers; k++)
+        for (int round = 0; round < (numbers[k] < 16 ? 20 : 1); round++) {
+            test_share(numbers[k]);
+            if (numbers[k] < 64) test_together(numbers[k], 0);
+        }
+    trial nested = {.nested = 1};
+    fl_team_share(3, one_share, &nested);
+    test_congestion();
+    team.job = ~0u; /* the next number would mean that no job is open */
+    test_share(3);
+    test_callers_at_once();
+    test_fork();
+    printf(n_failures ? "%d FAILED\n" : "the team passed\n", n_failures);
+    return n_failures != 0;
+}
+
+#endif
