@@ -34,15 +34,24 @@ class Series(NamedTuple):
         Strictly ascending.
     last_date : str or None
         The last date as the file writes it.
+    exog : ndarray (n, k), float64, or None
+        Other columns, known at the same times.
     """
 
     name: str
     values: np.ndarray
     dates: np.ndarray | None = None
     last_date: str | None = None
+    exog: np.ndarray | None = None
+
+    def until(self, stop):
+        """The first ``stop`` values, with what belongs to them; without the last date."""
+        cut = (None if a is None else a[:stop] for a in (self.values, self.dates, self.exog))
+        values, dates, exog = cut
+        return Series(self.name, values, dates, None, exog)
 
 
-def read_series(path, column, date_column=None):
+def read_series(path, column, date_column=None, exog=()):
     """Read one column of a CSV file with a header, as a `Series`.
 
     The file is UTF-8, with or without a byte order mark; cells are separated by comma, semicolon
@@ -57,6 +66,8 @@ def read_series(path, column, date_column=None):
     date_column : str, optional
         Dates as ISO 8601 writes them (2004-08-19, 2004-08, 2004-08-19T10:30) or numbers (years,
         seconds). They must be strictly ascending.
+    exog : sequence of str
+        Other columns of numbers.
 
     Returns
     -------
@@ -89,16 +100,19 @@ def read_series(path, column, date_column=None):
     header = [name.strip() for name in header]
     k = _find(path, header, column)
     d = None if date_column is None else _find(path, header, date_column)
-    values, dates, last_date = [], _Dates(date_column), None
+    others = [(name, _find(path, header, name)) for name in exog]
+    values, beside, dates, last_date = [], [], _Dates(date_column), None
     for line, row in rows:
         where = f"{path}, line {line}"
         if len(row) != len(header):
             raise InputError(f"{where}: {_cells(len(row))} where the header has {len(header)}")
         values.append(_number(where, column, row[k]))
+        beside.append([_number(where, name, row[j]) for name, j in others])
         if d is not None:
             last_date = row[d].strip()
             dates.append(where, last_date)
-    return Series(column, np.array(values, np.float64), dates.array(), last_date)
+    beside = np.array(beside, np.float64) if others else None
+    return Series(column, np.array(values, np.float64), dates.array(), last_date, beside)
 
 
 def _read_text(path):

@@ -7,21 +7,21 @@
 The parts are in series.py; csvfile.py reads the series; cli.py prints the `Report`.
 """
 
-import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
 from .csvfile import InputError, Series
 from .fit import History, fit
-from .io import load_tensors, save, save_tensors
-from .layer import LSTM
-from .modules import Dense, Dropout, LastState, Sequential
+from .losses import quantile
+from .modules import MODULES, Dense, Dropout, LastState, Sequential
 from .optim import Adam
-from .series import SCALINGS, LinearAR, Split, least_rows, persistence
+from .series import SCALINGS, Beside, LinearAR, Split, least_rows, persistence
 
-__all__ = ["Report", "Settings", "build_network", "google_prices", "run", "save_network"]
+__all__ = ["CELLS", "Report", "Settings", "build_network", "google_prices", "run"]
+
+CELLS = ("lstm", "gru", "rnn")
 
 LSTM_NAME, PERSISTENCE_NAME, AR_NAME = "LSTM", "persistence", "linear autoregression"
 
@@ -32,6 +32,7 @@ class Settings:
 
     Attributes
     ----------
+    cell : {"lstm", "gru", "rnn"}
     window, horizon : int
         How many values a forecast sees, at least 2, and how many it is of.
     test_fraction : float, in (0, 1)
@@ -46,6 +47,11 @@ class Settings:
         What the network sees and predicts; see `series.Change` and `series.MinMax`.
     seed : int
         Of the weights, the order of the samples and the dropout.
+    interval : float, in (0, 1), optional
+        0.9: the network is trained by the quantile loss for the two ends of a 90 % interval and
+        the median, which is then the forecast.
+    exog : tuple of str
+        The names of the exogenous variables, for the record; their past is read beside the values.
     """
 
     window: int = 40
@@ -59,6 +65,22 @@ class Settings:
     learning_rate: float = 3e-3
     scaling: str = "change"
     seed: int = 0
+    cell: str = "lstm"
+    interval: float | None = None
+    exog: tuple = ()
+
+    @property
+    def title(self):
+        """What tables and pictures call the network: "LSTM", "GRU" or "RNN"."""
+        return self.cell.upper()
+
+    @property
+    def quantiles(self):
+        """What the network predicts of each value: (lower end, median, upper end), or ()."""
+        if self.interval is None:
+            return ()
+        tail = (1 - self.interval) / 2
+        return tail, 0.5, 1 - tail
 
 
 @dataclass
@@ -69,14 +91,17 @@ class Report:
     ----------
     settings : Settings
     split : Split
-    scaling : Change or MinMax
+    coding : Coding
         With the numbers of the training part.
     truth : ndarray (n, H), float64
         The unseen values, H = horizon, for each of n windows.
     predictions : dict of str to ndarray (n, H)
         By "persistence", "linear autoregression" and "LSTM".
+    interval : ndarray (n, H, 2), or None
+        The two ends of the LSTM's interval.
     future : ndarray (H,)
         The network's forecast of the values after the end of the series.
+    future_interval : ndarray (H, 2), or None
     history : History
         ``val_loss`` is that of the unseen part; it was watched, and nothing was chosen by it.
     network : Sequential
@@ -84,10 +109,12 @@ class Report:
 
     settings: Settings
     split: Split
-    scaling: object
+    coding: object
     truth: np.ndarray
     predictions: dict
+    interval: np.ndarray | None
     future: np.ndarray
+    future_interval: np.ndarray | None
     history: History
     network: Sequential
 
@@ -95,6 +122,69 @@ class Report:
     def errors(self):
         """Name -> (root mean squared error, mean absolute error) on the unseen part."""
         return {name: errors(self.truth, p) for name, p in self.predictions.items()}
+
+    @property
+    def coverage(self):
+        """The part of the true values in the interval; None without one."""
+        return coverage(self.truth, self.interval)
+
+
+class Coding:
+    """Between values and what the network reads and predicts.
+
+    Parameters
+    ----------
+    settings : Settings
+    scaling : Change or MinMax
+    beside : Beside, optional
+        Where there are exogenous variables.
+    """
+
+    def __init__(self, settings, scaling, beside=None):
+        self.settings, self.scaling, self.beside = settings, scaling, beside
+
+    @classmethod
+    def of(cls, values, exog, settings):
+        """Learned from the training part: values (n,), exog (n, k) or None."""
+        scaling = SCALINGS[settings.scaling](values)
+        return cls(settings, scaling, None if exog is None else Beside(scaling, exog))
+
+    def inputs(self, values, exog):
+        """What the network reads: a view (n - window + 1, S, 1 + k), float32."""
+        if self.beside is None:
+            return self.scaling.inputs(values, self.settings.window)
+        return self.beside.inputs(values, exog, self.settings.window)
+
+    def targets(self, last, following):
+        """What it is to predict, float32: (n, H), with an interval (n, 3 H)."""
+        targets = self.scaling.targets(last, following)
+        return np.repeat(targets, len(self.settings.quantiles) or 1, axis=1)
+
+    def values(self, last, prediction):
+        """The values (n, H) that a prediction means, and their intervals (n, H, 2) or None."""
+        if self.settings.interval is None:
+            return self.scaling.values(last, prediction), None
+        p = np.sort(prediction.reshape(len(prediction), -1, 3), axis=2)  # quantiles may cross
+        low, median, high = (self.scaling.values(last, p[:, :, q]) for q in range(3))
+        return median, np.stack((low, high), axis=2)
+
+    @property
+    def config(self):
+        """The numbers, JSON-able."""
+        return self.scaling.config | ({} if self.beside is None else self.beside.config)
+
+
+def coverage(truth, interval):
+    """The part of ``truth`` (n, H) that lies in ``interval`` (n, H, 2); None where that is None.
+
+    Examples
+    --------
+    >>> coverage(np.array([[1.0], [2.0]]), np.array([[[0.0, 1.5]], [[0.0, 1.5]]]))
+    0.5
+    """
+    if interval is None:
+        return None
+    return float(np.mean((interval[..., 0] <= truth) & (truth <= interval[..., 1])))
 
 
 def errors(truth, prediction):
@@ -123,29 +213,30 @@ def build_network(settings, backend=None):
     >>> build_network(Settings(hidden=8, layers=2)).flat.size
     873
     """
-    lstm = LSTM(
-        1, settings.hidden, settings.layers, dropout=settings.dropout, batch_first=True,
-        seed=settings.seed, backend=backend,
+    layer = MODULES[settings.title](
+        1 + len(settings.exog), settings.hidden, settings.layers, dropout=settings.dropout,
+        batch_first=True, seed=settings.seed, backend=backend,
     )  # fmt: skip
-    head = Dense(settings.hidden, settings.horizon, seed=settings.seed + 1)
-    return Sequential([lstm, LastState(), Dropout(settings.dropout), head])
+    outputs = settings.horizon * (len(settings.quantiles) or 1)
+    head = Dense(settings.hidden, outputs, seed=settings.seed + 1)
+    return Sequential([layer, LastState(), Dropout(settings.dropout), head])
 
 
-def training_data(values, settings, split):
-    """The scaling, and all windows with their targets as the network takes them.
+def training_data(series, settings, split):
+    """The coding, and all windows with their targets as the network takes them.
 
     Returns
     -------
-    scaling : Change or MinMax
-    x : ndarray (split.windows + H, T, 1), float32, a view
+    coding : Coding
+    x : ndarray (split.windows + H, T, 1 + k), float32, a view
         The last one ends with the series.
-    y : ndarray (split.windows, H), float32
+    y : ndarray (split.windows, H), float32; with an interval (split.windows, 3 H)
     """
-    W, H = settings.window, settings.horizon
-    scaling = SCALINGS[settings.scaling](values[: split.n_train])
-    x = scaling.inputs(values, W)
-    last, following = _last_and_following(values, W, H)
-    return scaling, x, scaling.targets(last, following)
+    past = series.until(split.n_train)
+    coding = Coding.of(past.values, past.exog, settings)
+    x = coding.inputs(series.values, series.exog)
+    last, following = _last_and_following(series.values, settings.window, settings.horizon)
+    return coding, x, coding.targets(last, following)
 
 
 def _last_and_following(values, W, H):
@@ -154,7 +245,7 @@ def _last_and_following(values, W, H):
     return pieces[:, :1], pieces[:, 1:]
 
 
-def run(series, settings, progress=None):
+def run(series, settings, progress=None, split=None):
     """Train on the first part of a series, measure on the last, forecast what follows.
 
     Parameters
@@ -163,6 +254,8 @@ def run(series, settings, progress=None):
     settings : Settings
     progress : bool, optional
         A progress bar; None = where stderr is a terminal.
+    split : Split, optional
+        None: as ``settings.test_fraction`` says.
 
     Returns
     -------
@@ -182,25 +275,30 @@ def run(series, settings, progress=None):
     >>> [name for name in report.errors]
     ['persistence', 'linear autoregression', 'LSTM']
     """
-    split = check_length(series, settings)
+    split = check_length(series, settings) if split is None else split
     values, W, H = series.values, settings.window, settings.horizon
-    scaling, x, y = training_data(values, settings, split)
+    coding, x, y = training_data(series, settings, split)
     train, unseen = slice(0, split.train), slice(split.first_test, split.windows)
     network = build_network(settings)
+    loss = quantile(settings.quantiles * H) if settings.quantiles else "squared_error"
     history = fit(
         network, x[train], y[train], epochs=settings.epochs, batch_size=settings.batch_size,
-        optimizer=Adam(settings.learning_rate), validation_data=(x[unseen], y[unseen]),
+        loss=loss, optimizer=Adam(settings.learning_rate), validation_data=(x[unseen], y[unseen]),
         seed=settings.seed, progress=progress,
     )  # fmt: skip
     last, truth = (a[unseen] for a in _last_and_following(values, W, H))
     linear = LinearAR(values[: split.n_train], W, H)
+    path, interval = coding.values(last, network.predict(x[unseen]))
     predictions = {
         PERSISTENCE_NAME: persistence(last, H),
         AR_NAME: linear.predict(values)[unseen],
-        LSTM_NAME: scaling.values(last, network.predict(x[unseen])),
+        settings.title: path,
     }
-    future = scaling.values(values[-1:, None], network(x[-1:]))[0]
-    return Report(settings, split, scaling, truth, predictions, future, history, network)
+    future, ahead = coding.values(values[-1:, None], network(x[-1:]))
+    return Report(
+        settings, split, coding, truth, predictions, interval, future[0],
+        None if ahead is None else ahead[0], history, network,
+    )  # fmt: skip
 
 
 def check_length(series, settings):
@@ -247,23 +345,6 @@ def _winner(measure, errors):
         else:
             more.append(f"{name} has {100 * (errors[name] / errors[first] - 1):.1f} % more")
     return f"By {measure} {first} wins; {', '.join(more)}."
-
-
-def save_network(path, report, series):
-    """Write the network, and beside it in the metadata what it takes to use it again.
-
-    `fastlstm.load` gives the network back. ``__metadata__["fastlstm.forecast"]`` is JSON: the
-    column, the `Settings` and the numbers of the scaling.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written.
-    """
-    save(path, report.network)
-    tensors, metadata = load_tensors(path)
-    job = {"column": series.name, **asdict(report.settings), **report.scaling.config}
-    save_tensors(path, tensors, {**metadata, "fastlstm.forecast": json.dumps(job)})
 
 
 def google_prices():

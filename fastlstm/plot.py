@@ -11,6 +11,7 @@ import numpy as np
 
 __all__ = [
     "MissingExtra",
+    "backtest",
     "forecast",
     "gates_over_time",
     "gradient_flow",
@@ -35,7 +36,9 @@ def require_matplotlib(who):
         raise MissingExtra(f'{who} needs matplotlib: pip install "fastlstm[plot]"') from None
 
 
-def forecast(truth, prediction, *, dates=None, label="prediction", ylabel=None, ax=None):
+def forecast(
+    truth, prediction, *, interval=None, dates=None, label="prediction", ylabel=None, ax=None
+):
     """Draw predictions on the truth.
 
     Parameters
@@ -43,6 +46,8 @@ def forecast(truth, prediction, *, dates=None, label="prediction", ylabel=None, 
     truth : array_like (n,)
     prediction : array_like (n,), or dict of str to array_like (n,)
         Several predictions by their names.
+    interval : array_like (n, 2), optional
+        The two ends of an interval of the last prediction, drawn as a band.
     dates : array_like (n,), optional
         The horizontal axis; None = 0, 1, ...
     label : str
@@ -58,7 +63,7 @@ def forecast(truth, prediction, *, dates=None, label="prediction", ylabel=None, 
     Raises
     ------
     ValueError
-        A prediction or ``dates`` has not the shape of ``truth``.
+        A prediction, ``dates`` or ``interval`` does not fit the shape of ``truth``.
     MissingExtra
         matplotlib is not installed.
 
@@ -78,13 +83,79 @@ def forecast(truth, prediction, *, dates=None, label="prediction", ylabel=None, 
     for name, curve in {**curves, "dates": dates}.items():
         if curve.shape != truth.shape:
             raise ValueError(f"{name} must have truth's shape {truth.shape}, got {curve.shape}")
+    if interval is not None:
+        interval = np.asarray(interval)
+        if interval.shape != (*truth.shape, 2):
+            raise ValueError(f"interval must have shape {(*truth.shape, 2)}, got {interval.shape}")
     ax = _axes(ax)
     ax.plot(dates, truth, color="black", linewidth=1.6, label="truth")
     for k, (name, curve) in enumerate(curves.items()):
         ax.plot(dates, curve, color=f"C{k}", linewidth=1.1, label=name)
+    if interval is not None:
+        color = f"C{len(curves) - 1}"
+        ax.fill_between(dates, *interval.T, color=color, alpha=0.2, linewidth=0, label="interval")
     if ylabel is not None:
         ax.set_ylabel(ylabel)
     return _finish(ax)
+
+
+def backtest(result, *, step=1, dates=None, ylabel=None, ax=None):
+    """Draw what a backtest forecast, with a line where each fold begins.
+
+    Parameters
+    ----------
+    result : Backtest
+        From `LSTMForecaster.backtest` or `fastlstm.backtest.backtest`.
+    step : int, 1 to H
+        Which of the H forecasts ahead.
+    dates : array_like (n,), optional
+        Of the whole series; None = its indices.
+    ylabel : str, optional
+    ax : matplotlib Axes, optional
+        None = those of a new figure of pyplot.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ValueError
+        ``step`` is out of range, or ``dates`` are fewer than the series has values.
+    MissingExtra
+        matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> from fastlstm.backtest import Backtest
+    >>> origins, fold, truth = np.arange(4, 8), np.array([0, 0, 1, 1]), np.ones((4, 1))
+    >>> result = Backtest(origins, fold, truth, {"LSTM": 0 * truth}, None)
+    >>> ax = backtest(result, ax=Figure().add_subplot())
+    >>> [line.get_label() for line in ax.lines][:2]
+    ['truth', 'LSTM']
+    """
+    horizon = result.truth.shape[1]
+    if not 1 <= step <= horizon:
+        raise ValueError(f"step must be from 1 to {horizon}, got {step}")
+    rows = result.origins + step
+    if dates is not None:
+        dates = np.asarray(dates)
+        if len(dates) <= rows[-1]:
+            raise ValueError(
+                f"dates must be of all {rows[-1] + 1} values or more, got {len(dates)}"
+            )
+        dates = dates[rows]
+    k, interval = step - 1, result.interval
+    at = rows if dates is None else dates
+    ax = forecast(
+        result.truth[:, k], {name: p[:, k] for name, p in result.predictions.items()},
+        interval=None if interval is None else interval[:, k], dates=at, ylabel=ylabel, ax=ax,
+    )  # fmt: skip
+    for start in np.flatnonzero(np.diff(result.fold, prepend=-1)):
+        ax.axvline(at[start], color="gray", linewidth=0.8, linestyle=":")
+    ax.set_title(f"{step} ahead, {result.fold[-1] + 1} folds")
+    return ax
 
 
 def loss_curve(history, *, label=None, ax=None):
@@ -136,18 +207,23 @@ def loss_curve(history, *, label=None, ax=None):
     return _finish(ax)
 
 
-def save_picture(path, truth, prediction, history, *, title, dates=None, ylabel=None):
+def save_picture(
+    path, truth, prediction, history, *, title, dates=None, ylabel=None, interval=None,
+    what="mean squared error",
+):  # fmt: skip
     """Write a picture of two panels: `forecast` above, `loss_curve` below.
 
     Parameters
     ----------
     path : str or os.PathLike
         Its suffix says the format: one of `FORMATS`.
-    truth, prediction, dates, ylabel
+    truth, prediction, dates, ylabel, interval
         As for `forecast`.
     history
         As for `loss_curve`.
     title : str
+    what : str
+        The loss.
 
     Raises
     ------
@@ -161,11 +237,9 @@ def save_picture(path, truth, prediction, history, *, title, dates=None, ylabel=
 
     figure = Figure(figsize=(9, 8), layout="constrained")
     above, below = figure.subplots(2, 1, height_ratios=(3, 2))
-    forecast(truth, prediction, dates=dates, ax=above).set_title(_plain(title))
+    forecast(truth, prediction, dates=dates, interval=interval, ax=above).set_title(_plain(title))
     above.set_ylabel(_plain(ylabel or ""))
-    loss_curve(history, ax=below).set_title(
-        "mean squared error in scaled units; validation = the unseen part"
-    )
+    loss_curve(history, ax=below).set_title(f"{what} in scaled units; validation = the unseen part")
     figure.savefig(path, dpi=120)
 
 

@@ -15,7 +15,16 @@ from numpy.lib.stride_tricks import sliding_window_view
 from .csvfile import InputError
 from .leastsquares import LeastSquares
 
-__all__ = ["SCALINGS", "Change", "LinearAR", "MinMax", "Split", "least_rows", "persistence"]
+__all__ = [
+    "SCALINGS",
+    "Beside",
+    "Change",
+    "LinearAR",
+    "MinMax",
+    "Split",
+    "least_rows",
+    "persistence",
+]
 
 LEAST_WINDOWS = 10  # to train on; with fewer nothing can be learned
 _CHUNK = 4096  # windows that are looked at together in the least squares
@@ -45,15 +54,13 @@ class Split(NamedTuple):
         >>> Split.of(100, window=10, horizon=1, test_fraction=0.2)
         Split(window=10, horizon=1, n_train=80, train=70, first_test=70, windows=90)
         """
-        n_train = n - math.ceil(n * test_fraction)
-        return cls(
-            window,
-            horizon,
-            n_train,
-            train=n_train - window - horizon + 1,
-            first_test=n_train - window,
-            windows=n - window - horizon + 1,
-        )
+        return cls.at(n, window, horizon, n - math.ceil(n * test_fraction))
+
+    @classmethod
+    def at(cls, n, window, horizon, n_train):
+        """Split n values after the first ``n_train``; see `of`."""
+        train = n_train - window - horizon + 1
+        return cls(window, horizon, n_train, train, n_train - window, n - window - horizon + 1)
 
     @property
     def possible(self):
@@ -103,16 +110,19 @@ class MinMax:
            [0.5, 1.5]], dtype=float32)
     """
 
-    name = "minmax"
+    name, lost = "minmax", 0
 
     def __init__(self, values):
         self.low, high = float(values.min()), float(values.max())
         self.span = (high - self.low) or 1.0
 
+    def steps(self, values):
+        """What the network reads, step by step: (n,), float32."""
+        return _float32((values - self.low) / self.span)
+
     def inputs(self, values, window):
         """What the network reads: a view (n - window + 1, window, 1), float32."""
-        scaled = (values - self.low) / self.span
-        return sliding_window_view(_float32(scaled), window)[..., None]
+        return sliding_window_view(self.steps(values), window)[..., None]
 
     def targets(self, last, following):
         """What it is to predict (n, H), float32, of the values ``following`` (n, H)."""
@@ -126,6 +136,13 @@ class MinMax:
     def config(self):
         """The numbers, JSON-able."""
         return {"scaling": self.name, "low": self.low, "span": self.span}
+
+    @classmethod
+    def from_config(cls, config):
+        """The scaling with the numbers of a `config`."""
+        scaling = cls.__new__(cls)
+        scaling.low, scaling.span = float(config["low"]), float(config["span"])
+        return scaling
 
 
 class Change:
@@ -149,17 +166,20 @@ class Change:
     array([[9.]])
     """
 
-    name = "change"
+    name, lost = "change", 1  # the first step has no change
 
     def __init__(self, values):
         changes = np.diff(values)
         largest = float(np.abs(changes).max()) or 1.0  # its square may underflow
         self.scale = largest * math.sqrt(np.mean((changes / largest) ** 2)) or 1.0
 
+    def steps(self, values):
+        """What the network reads, step by step: (n - 1,), float32."""
+        return _float32(np.diff(values) / self.scale)
+
     def inputs(self, values, window):
         """What the network reads: a view (n - window + 1, window - 1, 1), float32."""
-        changes = np.diff(values) / self.scale
-        return sliding_window_view(_float32(changes), window - 1)[..., None]
+        return sliding_window_view(self.steps(values), window - 1)[..., None]
 
     def targets(self, last, following):
         """What it is to predict (n, H), float32: ``following`` (n, H) less ``last`` (n, 1)."""
@@ -173,6 +193,55 @@ class Change:
     def config(self):
         """The number, JSON-able."""
         return {"scaling": self.name, "scale": self.scale}
+
+    @classmethod
+    def from_config(cls, config):
+        """The scaling with the number of a `config`."""
+        scaling = cls.__new__(cls)
+        scaling.scale = float(config["scale"])
+        return scaling
+
+
+class Beside:
+    """Exogenous variables, standardised by the training part, beside the steps of a scaling.
+
+    Parameters
+    ----------
+    scaling : Change or MinMax
+    exog : ndarray (n, k), float64
+        The training part.
+
+    Examples
+    --------
+    >>> values, exog = np.array([1.0, 2.0, 4.0, 3.0]), np.array([[1.0], [3.0], [1.0], [3.0]])
+    >>> Beside(MinMax(values), exog).inputs(values, exog, window=3).shape
+    (2, 3, 2)
+    """
+
+    def __init__(self, scaling, exog):
+        self.scaling, self.mean, scale = scaling, exog.mean(axis=0), exog.std(axis=0)
+        self.scale = np.where(scale > 0, scale, 1.0)
+
+    def inputs(self, values, exog, window):
+        """What the network reads: a view (n - window + 1, S, 1 + k), S = window or one less."""
+        standard = _float32((exog - self.mean) / self.scale)[self.scaling.lost :]
+        steps = np.column_stack((self.scaling.steps(values), standard))
+        return sliding_window_view(steps, window - self.scaling.lost, axis=0).swapaxes(1, 2)
+
+    @property
+    def config(self):
+        """The numbers, JSON-able."""
+        return {"exog_mean": self.mean.tolist(), "exog_scale": self.scale.tolist()}
+
+    @classmethod
+    def from_config(cls, scaling, config):
+        """As it was made, with the numbers of a `config`."""
+        beside = cls.__new__(cls)
+        beside.scaling = scaling
+        beside.mean, beside.scale = (
+            np.array(config[f"exog_{n}"], np.float64) for n in ("mean", "scale")
+        )
+        return beside
 
 
 SCALINGS = {scaling.name: scaling for scaling in (Change, MinMax)}

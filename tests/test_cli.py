@@ -2,6 +2,7 @@
 """The command line: what it prints, and one line for whatever the user can get wrong."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm import cli, forecast, quickbench
+from fastlstm import cli, cli_demo, cli_forecast, forecast, quickbench
 from fastlstm.fit import DivergenceError
-from fastlstm.io import load
+from fastlstm.heads import Dense
+from fastlstm.io import load, save
 
 pytest.importorskip("matplotlib")
 
@@ -96,7 +98,7 @@ def test_forecast_prints_errors_beside_baselines_and_the_next_values(run):
 
 def test_forecast_prints_what_the_job_found(run):
     _, out, _ = run("forecast", "prices.csv", "--column", "close", "--seed", "3", *SMALL)
-    series = forecast.Series("close", cli.read_series("prices.csv", "close").values)
+    series = forecast.Series("close", cli_forecast.read_series("prices.csv", "close").values)
     settings = forecast.Settings(window=8, hidden=4, layers=1, epochs=1, seed=3)
     report = forecast.run(series, settings)
     for name, (rmse, mae) in report.errors.items():
@@ -111,7 +113,7 @@ def test_forecast_hands_every_option_to_the_job(run, monkeypatch):
         seen.append(settings)
         raise forecast.InputError("seen")
 
-    monkeypatch.setattr(cli, "run", stop)
+    monkeypatch.setattr(cli_forecast, "run", stop)
     run(
         "forecast", "prices.csv", "--column", "close", "--window", "9", "--horizon", "3",
         "--test-fraction", "0.25", "--hidden", "7", "--layers", "2", "--scaling", "minmax",
@@ -179,6 +181,79 @@ def _read(descriptor):
         return b""
 
 
+# -- what forecast has beside the table ---------------------------------------------------------
+
+
+def test_forecast_with_an_interval_says_its_ends_and_what_lies_in_it(run):
+    status, out, err = run(*FORECAST, "--interval", "0.8", "--horizon", "2", *SMALL)
+    assert (status, err) == (0, "")
+    assert "Adam, quantile loss, batches" in out
+    assert re.search(r"^[\d.]+% of the true values lie in the 80% interval\.$", out, re.M)
+    steps = re.findall(r"^  \+[12] +([\d.]+)   ([\d.]+) to ([\d.]+)$", out, re.M)
+    assert len(steps) == 2
+    assert all(float(low) <= float(value) <= float(high) for value, low, high in steps)
+
+
+def test_forecast_prints_json(run, folder):
+    (folder / "two.csv").write_text("x,y\n" + "".join(f"{k % 7},{k % 5}\n" for k in range(90)))
+    arguments = ["forecast", "two.csv", "--column", "x", "--exog", "y", "--horizon", "2", *SMALL]
+    status, out, err = run(*arguments, "--interval", "0.5", "--json", "--save", "m.safetensors")
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert (found["column"], found["rows"], found["cell"]) == ("x", 90, "lstm")
+    assert [step["step"] for step in found["forecast"]] == [1, 2]
+    assert all(s["lower"] <= s["value"] <= s["upper"] for s in found["forecast"])
+    assert list(found["errors"]) == ["persistence", "linear autoregression", "LSTM"]
+    assert 0 <= found["coverage"] <= 1 and found["interval"] == 0.5
+    assert "folds" not in found
+    again = json.loads(run("forecast", "two.csv", "--model", "m.safetensors", "--json")[1])
+    assert again["forecast"] == found["forecast"]
+    assert "errors" not in again
+
+
+def test_forecast_prints_csv(run):
+    status, out, err = run(*FORECAST, "--horizon", "3", "--csv", *SMALL)
+    assert (status, err) == (0, "")
+    head, *rows = out.splitlines()
+    assert head == "step,value"
+    assert [row.split(",")[0] for row in rows] == ["1", "2", "3"]
+    _, table, _ = run(*FORECAST, "--horizon", "3", *SMALL)
+    for row in rows:
+        assert f"{float(row.split(',')[1]):.6g}\n" in table
+    _, out, _ = run(*FORECAST, "--interval", "0.9", "--csv", *SMALL)
+    assert out.startswith("step,value,lower,upper\n1,")
+
+
+def test_forecast_walks_forward(run, folder):
+    status, out, err = run(
+        *FORECAST, "--backtest", "2", "--season", "7", "--date-column", "day", "--plot", "b.png",
+        *SMALL,
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    assert "Trained anew for each of 2 folds, on all values before it.\n" in out
+    for name in ("persistence", "linear autoregression", "seasonal naive", "LSTM"):
+        assert re.search(rf"^{name}( +[\d.e+-]+){{4}}$", out, re.M), name  # RMSE MAE two folds
+    assert re.search(r"^  \+1 ", out, re.M)
+    assert min(image_size(folder / "b.png")) > 500
+    found = json.loads(run(*FORECAST, "--backtest", "2", "--json", *SMALL)[1])
+    assert len(found["folds"]) == 2
+
+
+def test_forecast_with_a_model_trains_nothing(run, folder, monkeypatch):
+    _, out, _ = run(*FORECAST, "--horizon", "2", "--save", "m.safetensors", *SMALL)
+    monkeypatch.setattr(cli_forecast, "run", None)
+    status, again, err = run("forecast", "prices.csv", "--model", "m.safetensors")
+    assert (status, err) == (0, "")
+    assert "Network: m.safetensors, trained on close.\n" in again
+    assert again.splitlines()[-2:] == [line for line in out.splitlines() if "  +" in line]
+    # another column of another file, and one row more
+    rows = (folder / "prices.csv").read_text().replace("close", "open") + "2005-01-01,100\n"
+    (folder / "new.csv").write_text(rows)
+    _, other, _ = run("forecast", "new.csv", "--model", "m.safetensors", "--column", "open")
+    assert "new.csv: open, 81 rows." in other
+    assert other.splitlines()[-2:] != again.splitlines()[-2:]
+
+
 # -- errors --------------------------------------------------------------------------------------
 
 ERRORS = {
@@ -233,6 +308,33 @@ ERRORS = {
     "fraction": ([*FORECAST, "--test-fraction", "nan"],
                  "argument --test-fraction: must be a number from 0.01 to 0.9, got 'nan' "
                  "(see fastlstm forecast --help)"),
+    "interval": ([*FORECAST, "--interval", "1"],
+                 "argument --interval: must be a number from 0.01 to 0.999, got '1' "
+                 "(see fastlstm forecast --help)"),
+    "exog": ([*FORECAST, "--exog", "volume"],
+             "prices.csv has no column 'volume'; it has 'day', 'close'"),
+    "exog twice": ([*FORECAST, "--exog", "close"], "--exog close names a column twice"),
+    "season": ([*FORECAST, "--season", "7"],
+               "--season is of the baselines of --backtest, which is not given"),
+    "long season": ([*FORECAST, "--window", "8", "--backtest", "1", "--season", "41"],
+                    "season must be at most 40, the first past, got 41"),
+    "folds": ([*FORECAST, "--window", "20", "--backtest", "20"],
+              "close has 80 rows: too few for 20 folds, a window of 20 and a horizon of 1; take "
+              "fewer folds"),
+    "two outputs": ([*FORECAST, "--json", "--csv"],
+                    "argument --csv: not allowed with argument --json "
+                    "(see fastlstm forecast --help)"),
+    "no model": (["forecast", "prices.csv", "--model", "m.safetensors"],
+                 "m.safetensors cannot be read: No such file or directory"),
+    "another model": (["forecast", "prices.csv", "--model", "other.safetensors"],
+                      "other.safetensors is no network of fastlstm forecast: it lacks "
+                      "'fastlstm.forecast'"),
+    "no safetensors": (["forecast", "prices.csv", "--model", "empty.csv"],
+                       "empty.csv is no network of fastlstm forecast: empty.csv: not a safetensors "
+                       "file: 0 bytes are too few"),
+    "training a model": (["forecast", "prices.csv", "--model", "m", "--hidden", "3", "--plot",
+                          "a.png", "--exog", "x"],
+                         "--model trains nothing, so it takes no --hidden, --exog, --plot"),
     "option": (["info", "--frobnicate"],
                "unrecognized arguments: --frobnicate (see fastlstm --help)"),
 }  # fmt: skip
@@ -243,6 +345,7 @@ def faulty_files(folder):
     """The files that ERRORS speaks of."""
     (folder / "latin.csv").write_bytes(b"caf\xe9\n1\n")
     (folder / "empty.csv").write_bytes(b"")
+    save(folder / "other.safetensors", Dense(1, 1))
     (folder / "cell.csv").write_text("close\n1\nn/a\n2\n")
     (folder / "missing.csv").write_text("day,close\n1,1\n2,\n")
     (folder / "inf.csv").write_text("close\n1\ninf\n")
@@ -255,7 +358,8 @@ def test_cli_says_in_one_line_what_is_wrong(run, folder, monkeypatch, arguments,
     def never(*_, **__):
         raise AssertionError("the training began")
 
-    monkeypatch.setattr(cli, "run", never)
+    for module in (cli_demo, cli_forecast):
+        monkeypatch.setattr(module, "run", never)
     before = sorted(folder.iterdir())
     status, out, err = run(*arguments)
     assert err == f"fastlstm: error: {message}\n"
@@ -333,7 +437,7 @@ def test_cli_tells_what_stops_the_training(run, monkeypatch, fault, message):
     def fail(*_, **__):
         raise fault
 
-    monkeypatch.setattr(cli, "run", fail)
+    monkeypatch.setattr(cli_forecast, "run", fail)
     status, _, err = run(*FORECAST)
     assert (status, err) == (2, f"fastlstm: error: {message}\n")
 
@@ -342,7 +446,7 @@ def test_cli_does_not_hide_a_bug(monkeypatch):
     def fail(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "run", fail)
+    monkeypatch.setattr(cli_forecast, "run", fail)
     with pytest.raises(ZeroDivisionError):
         cli.main(FORECAST)
 
@@ -425,7 +529,7 @@ def test_demo_prints_both_networks_beside_the_baselines(run, folder, monkeypatch
     """The whole of the demo on a small network, in little time."""
     small = {"hidden": 3, "layers": 1, "window": 5}
     real = forecast.Settings
-    monkeypatch.setattr(cli, "Settings", lambda **given: real(**(small | given)))
+    monkeypatch.setattr(cli_demo, "Settings", lambda **given: real(**(small | given)))
     status, out, err = run("demo", "--epochs", "1", "--save", "model.safetensors")
     assert (status, err) == (0, "")
     check_demo(out, folder)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fastlstm.backtest import backtest
 from fastlstm.csvfile import InputError, Series
 from fastlstm.forecast import (
     Settings,
@@ -14,10 +15,10 @@ from fastlstm.forecast import (
     errors,
     google_prices,
     run,
-    save_network,
     training_data,
     verdict,
 )
+from fastlstm.forecast_file import load_network, save_network
 from fastlstm.io import load
 from fastlstm.series import SCALINGS
 from fastlstm.tensorfile import load_tensors
@@ -103,12 +104,12 @@ def test_run_refuses_a_short_series():
 def test_training_data_pairs_windows_with_what_follows(wave):
     report_settings = replace(SMALL, scaling="minmax", horizon=2)
     split = run(wave, report_settings).split
-    scaling, x, y = training_data(wave.values, report_settings, split)
+    coding, x, y = training_data(wave, report_settings, split)
     assert len(y) == split.windows and len(x) == split.windows + 2
     # the target of window k is what windows k + 1 and k + 2 end with
     np.testing.assert_array_equal(y[:, 0], x[1:-1, -1, 0])
     np.testing.assert_array_equal(y[:, 1], x[2:, -1, 0])
-    assert scaling.name == "minmax"
+    assert coding.scaling.name == "minmax"
 
 
 def test_network_is_the_tutorials():
@@ -134,6 +135,77 @@ def test_save_network_keeps_what_a_forecast_takes(wave, tmp_path):
     changes = np.diff(wave.values[-job["window"] :]) / job["scale"]
     prediction = network(changes.astype(np.float32)[None, :, None])[0, 0]
     assert wave.values[-1] + prediction * job["scale"] == pytest.approx(report.future[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("scaling", sorted(SCALINGS))
+@pytest.mark.parametrize("interval", [None, 0.8])
+def test_a_saved_network_forecasts_what_it_did(wave, tmp_path, scaling, interval):
+    path = tmp_path / "model.safetensors"
+    series = wave._replace(exog=np.column_stack((np.cos(np.arange(240)), np.ones(240))))
+    settings = replace(SMALL, scaling=scaling, interval=interval, exog=("cosine", "one"), horizon=2)
+    report = run(series, settings)
+    save_network(path, report, series)
+    trained = load_network(path)
+    path_ahead, ends = trained.forecast(series)
+    np.testing.assert_allclose(path_ahead, report.future, rtol=1e-6)
+    assert (ends is None) == (interval is None)
+    if interval is not None:
+        np.testing.assert_allclose(ends, report.future_interval, rtol=1e-6)
+        assert (ends[:, 0] <= path_ahead).all() and (path_ahead <= ends[:, 1]).all()
+        assert report.interval.shape == (*report.truth.shape, 2)
+        assert 0 <= report.coverage <= 1
+    with pytest.raises(InputError, match="wave has 11 rows; this network reads the last 12"):
+        trained.forecast(series.until(11))
+
+
+def test_run_reads_the_past_of_exogenous_variables():
+    """The change of the value is what another column said a step before."""
+    rng = np.random.default_rng(0)
+    news = rng.normal(size=400)
+    values = np.cumsum(np.r_[0, news[:-1]])
+    settings = replace(SMALL, hidden=16, epochs=30, learning_rate=0.01)
+    alone = run(Series("value", values), settings)
+    told = run(Series("value", values, exog=news[:, None]), replace(settings, exog=("news",)))
+    assert told.errors["LSTM"][0] < 0.3 * alone.errors["LSTM"][0]
+    series = Series("value", values, exog=news[:, None])
+    _, x, _ = training_data(series, settings, told.split)
+    seen = news[: told.split.n_train]
+    expected = (news[4:15] - seen.mean()) / seen.std()  # beside the change from 3 to 4, ...
+    np.testing.assert_allclose(x[3, :, 1], expected, rtol=1e-5)
+
+
+def test_interval_of_a_noise_holds_what_it_says():
+    values = np.random.default_rng(1).normal(size=1500)
+    report = run(Series("noise", values), replace(SMALL, interval=0.8, epochs=8, scaling="minmax"))
+    assert 0.7 < report.coverage < 0.9
+
+
+def test_backtest_fits_each_fold_on_what_comes_before(wave):
+    result, report = backtest(wave, replace(SMALL, horizon=2), folds=3, season=19)
+    assert list(result.predictions) == [
+        "persistence", "linear autoregression", "seasonal naive", "LSTM",
+    ]  # fmt: skip
+    np.testing.assert_array_equal(np.bincount(result.fold), [59, 59, 59])
+    for k in range(2):
+        ahead = wave.values[result.origins + 1 + k]
+        np.testing.assert_array_equal(result.truth[:, k], ahead)
+        past = wave.values[result.origins + 1 + k - 19]
+        np.testing.assert_array_equal(result.predictions["seasonal naive"][:, k], past)
+    # the first fold is a run on the first 120 values, of which 60 are unseen
+    alone = run(wave.until(120), replace(SMALL, horizon=2, test_fraction=0.5))
+    np.testing.assert_array_equal(result.predictions["LSTM"][:59], alone.predictions["LSTM"])
+    assert report.split.n_train == 180
+    assert np.isfinite(report.future).all()
+
+
+def test_backtest_sees_nothing_of_the_future(wave):
+    changed = wave.values.copy()
+    changed[180:] = 0
+    one, _ = backtest(wave, SMALL, folds=3)
+    two, _ = backtest(Series("other", changed), SMALL, folds=3)
+    before = one.origins < 180 - 1
+    for name, prediction in one.predictions.items():
+        np.testing.assert_array_equal(prediction[before], two.predictions[name][before])
 
 
 def test_errors_by_hand():

@@ -11,8 +11,8 @@ pytest.importorskip("sklearn")
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
+from fastlstm.backtest import seasonal_naive
 from fastlstm.sklearn import LSTMForecaster, LSTMRegressor
-from fastlstm.sklearn._backtest import seasonal_naive
 from fastlstm.sklearn._windows import Windows
 
 VARIANTS = [

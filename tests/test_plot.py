@@ -7,7 +7,15 @@ import sys
 import numpy as np
 import pytest
 
-from fastlstm.plot import MissingExtra, forecast, loss_curve, require_matplotlib, save_picture
+from fastlstm.backtest import Backtest
+from fastlstm.plot import (
+    MissingExtra,
+    backtest,
+    forecast,
+    loss_curve,
+    require_matplotlib,
+    save_picture,
+)
 
 figure = pytest.importorskip("matplotlib.figure")
 
@@ -127,3 +135,41 @@ def test_plot_says_how_to_install_matplotlib(monkeypatch):
     assert str(fault.value) == '--plot needs matplotlib: pip install "fastlstm[plot]"'
     with pytest.raises(MissingExtra):
         forecast([1.0], [1.0])
+
+
+def test_forecast_draws_an_interval_as_a_band(ax):
+    forecast([1.0, 2.0], {"a": [0.0, 0.0], "LSTM": [1.5, 1.5]}, interval=[[1, 2], [0, 3]], ax=ax)
+    (band,) = ax.collections
+    corners = {tuple(v) for v in band.get_paths()[0].vertices}
+    assert {(0, 1), (0, 2), (1, 0), (1, 3)} <= corners
+    assert [t.get_text() for t in ax.get_legend().get_texts()][-1] == "interval"
+    with pytest.raises(ValueError, match=r"interval must have shape \(2, 2\), got \(2,\)"):
+        forecast([1.0, 2.0], [1.0, 2.0], interval=[1, 2], ax=ax)
+
+
+def two_folds(interval=None):
+    truth = np.arange(8.0).reshape(4, 2)
+    return Backtest(
+        np.array([4, 5, 7, 8]), np.array([0, 0, 1, 1]), truth, {"LSTM": truth + 1}, interval
+    )
+
+
+def test_backtest_draws_the_folds(ax):
+    days = np.datetime64("2020-01-01") + np.arange(12)
+    assert backtest(two_folds(), step=2, dates=days, ylabel="euros", ax=ax) is ax
+    drawn = curves(ax)
+    np.testing.assert_array_equal(drawn["truth"][0], days[[6, 7, 9, 10]])
+    np.testing.assert_array_equal(drawn["truth"][1], [1, 3, 5, 7])
+    np.testing.assert_array_equal(drawn["LSTM"][1], [2, 4, 6, 8])
+    lines = [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"]
+    assert lines == [days[6], days[9]]
+    assert (ax.get_ylabel(), ax.get_title()) == ("euros", "2 ahead, 2 folds")
+    backtest(two_folds(np.zeros((4, 2, 2))), ax=ax)
+    assert len(ax.collections) == 1
+
+
+def test_backtest_refusals(ax):
+    with pytest.raises(ValueError, match="step must be from 1 to 2, got 3"):
+        backtest(two_folds(), step=3, ax=ax)
+    with pytest.raises(ValueError, match="dates must be of all 10 values or more, got 9"):
+        backtest(two_folds(), dates=np.arange(9), ax=ax)

@@ -16,7 +16,7 @@ except ImportError:
         'fastlstm.sklearn needs scikit-learn: pip install "fastlstm[sklearn]"'
     ) from None
 
-from ._backtest import Backtest
+from ..backtest import Backtest
 from ._estimators import LSTMClassifier, LSTMRegressor
 from ._forecaster import LSTMForecaster
 

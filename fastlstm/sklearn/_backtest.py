@@ -1,104 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Walking forward through a series, beside forecasts that need no network.
-
-------------- past -------------|-- fold 1 --|                fit, forecast from every step
--------------------- past --------------------|-- fold 2 --|  fit again, ...
-"""
-
-from dataclasses import dataclass
+"""The backtest of the forecaster; see ../backtest.py."""
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from sklearn.model_selection import TimeSeriesSplit
 
 from .. import checks
-from ..forecast import AR_NAME, LSTM_NAME, PERSISTENCE_NAME, errors
+from ..backtest import SEASONAL_NAME, Backtest, seasonal_naive
+from ..forecast import AR_NAME, LSTM_NAME, PERSISTENCE_NAME
 from ..series import LinearAR, persistence
 
-__all__ = ["Backtest", "seasonal_naive", "walk_forward"]
-
-SEASONAL_NAME = "seasonal naive"
-
-
-@dataclass
-class Backtest:
-    """What `LSTMForecaster.backtest` found. N forecasts of H = horizon values each.
-
-    Attributes
-    ----------
-    origins : ndarray (N,) of int
-        Index of the last value that each forecast could see.
-    fold : ndarray (N,) of int
-        Of which fold it is, counted from 0.
-    truth : ndarray (N, H)
-    predictions : dict of str to ndarray (N, H)
-        By "persistence", "seasonal naive" (where there is a season), "linear autoregression" and
-        "LSTM".
-    interval : ndarray (N, H, 2), or None
-        The two ends of the LSTM's interval.
-    """
-
-    origins: np.ndarray
-    fold: np.ndarray
-    truth: np.ndarray
-    predictions: dict
-    interval: np.ndarray | None
-
-    @property
-    def errors(self):
-        """Name -> (root mean squared error, mean absolute error) over all folds."""
-        return {name: errors(self.truth, p) for name, p in self.predictions.items()}
-
-    @property
-    def fold_errors(self):
-        """As `errors`, one dict for each fold."""
-        return [
-            {name: errors(self.truth[rows], p[rows]) for name, p in self.predictions.items()}
-            for rows in (self.fold == k for k in range(self.fold[-1] + 1))
-        ]
-
-    @property
-    def coverage(self):
-        """The part of the true values that lies in the interval; None without an interval."""
-        if self.interval is None:
-            return None
-        lower, upper = self.interval[..., 0], self.interval[..., 1]
-        return float(np.mean((lower <= self.truth) & (self.truth <= upper)))
-
-    def __str__(self):
-        """A table: a row for each forecast, its errors in all folds, then its RMSE in each."""
-        folds = self.fold_errors
-        head = ["RMSE", "MAE", *(f"fold {k + 1}" for k in range(len(folds)))]
-        width = max(map(len, self.predictions))
-        lines = [" " * width + "".join(f"{title:>11}" for title in head)]
-        for name, pair in self.errors.items():
-            numbers = [*pair, *(fold[name][0] for fold in folds)]
-            lines.append(f"{name:{width}}" + "".join(f"{number:11.4g}" for number in numbers))
-        return "\n".join(lines)
-
-
-def seasonal_naive(y, season, origins, horizon):
-    """The forecast that everything is as it was a season ago.
-
-    Parameters
-    ----------
-    y : ndarray (n,)
-    season : int
-    origins : ndarray (N,) of int, at least season - 1
-        Index of the last known value.
-    horizon : int
-
-    Returns
-    -------
-    ndarray (N, H)
-
-    Examples
-    --------
-    >>> seasonal_naive(np.arange(10), season=3, origins=np.array([5]), horizon=4)
-    array([[3, 4, 5, 3]])
-    """
-    steps = np.arange(horizon)
-    return y[origins[:, None] + 1 + steps % season - season]
+__all__ = ["walk_forward"]
 
 
 def walk_forward(new, y, exog, folds, season, test_size):
