@@ -24,17 +24,33 @@ A `Spec` changes single lines of it (`_cell_forward` has them in their place)::
     input_gate=False ...         i = 1 ...
     coupled                      f = 1 - i
 
-Short, slow and obviously right. The engine has the same functions, names and results.
+Short, slow and obviously right. The engine has the same functions, names and results. GRU, RNN and
+sLSTM are in reference_gru.py, reference_rnn.py and reference_slstm.py.
 """
 
 import numpy as np
 
 from . import checks
 from .activations import activation, sigmoid
+from .reference_gru import gru_backward, gru_forward
+from .reference_rnn import rnn_backward, rnn_forward
+from .reference_slstm import slstm_backward, slstm_forward
 from .spec import Spec
 from .tape import Tape
 
-__all__ = ["lstm_backward", "lstm_forward", "lstm_hvp", "lstm_jvp", "sigmoid"]
+__all__ = [
+    "gru_backward",
+    "gru_forward",
+    "lstm_backward",
+    "lstm_forward",
+    "lstm_hvp",
+    "lstm_jvp",
+    "rnn_backward",
+    "rnn_forward",
+    "sigmoid",
+    "slstm_backward",
+    "slstm_forward",
+]
 
 EPS = 1e-5  # of the layer norm
 _IFO = [0, 1, 3]  # the gates of i f g o that are gates

@@ -7,7 +7,7 @@ from math import isfinite
 
 from .activations import ACTIVATIONS
 
-__all__ = ["Spec", "check_activation"]
+__all__ = ["Spec", "check_activation", "check_limit"]
 
 _FLAGS = (
     "coupled",
@@ -99,7 +99,7 @@ class Spec:
         for name in ("candidate", "output", "gate"):
             object.__setattr__(self, name, check_activation(name, getattr(self, name)))
         for name in ("cell_clip", "clip"):
-            object.__setattr__(self, name, _limit(name, getattr(self, name)))
+            object.__setattr__(self, name, check_limit(name, getattr(self, name)))
         self._check_pairs()
 
     def _check_pairs(self):
@@ -163,7 +163,7 @@ def check_activation(name, value):
     return (kind, *map(float, numbers)) if numbers else kind
 
 
-def _limit(name, value):
+def check_limit(name, value):
     """A limit of a clip as a float, or None."""
     if value is None:
         return None

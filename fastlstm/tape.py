@@ -44,6 +44,7 @@ class Tape:
         self.weights = weights  # the engine's weights of the forward pass
         self.kept = kept  # what only variants need backward; each implementation has its own form
         self._consumed = False
+        self._name = "lstm_backward"  # what consumes it
 
     @property
     def h(self):
@@ -60,8 +61,8 @@ class Tape:
         """The activated gates (T, B, 4, H), order i f g o."""
         if self._consumed:
             raise RuntimeError(
-                "the gates of this tape were overwritten by lstm_backward; "
-                "look before it, or call lstm_backward(..., keep=True)"
+                f"the gates of this tape were overwritten by {self._name}; "
+                f"look before it, or call {self._name}(..., keep=True)"
             )
         return self._by_gate()
 
@@ -70,7 +71,7 @@ class Tape:
         """The gradients of the gates' arguments (T, B, 4, H), after `lstm_backward`."""
         if not self._consumed:
             raise RuntimeError(
-                "the gradients of the gates are there after lstm_backward(..., keep=False)"
+                f"the gradients of the gates are there after {self._name}(..., keep=False)"
             )
         return self._by_gate()
 
@@ -99,8 +100,8 @@ class Tape:
         """The gates for the backward pass to overwrite: a copy if ``keep``, else for good."""
         if self._consumed:
             raise RuntimeError(
-                "lstm_backward has consumed this tape already; run the forward pass again, "
-                "or call lstm_backward(..., keep=True) the first time"
+                f"{self._name} has consumed this tape already; run the forward pass again, "
+                f"or call {self._name}(..., keep=True) the first time"
             )
         self._consumed = not keep
         return self._gates.copy() if keep else self._gates
