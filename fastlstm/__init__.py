@@ -4,6 +4,7 @@
 from . import _second_order, losses, optim, reference, schedules
 from ._stream import Stream
 from ._version import __version__
+from .backend import functions as _functions
 from .backend import get_num_threads, info, select, set_num_threads
 from .fit import DivergenceError, EarlyStopping, History, evaluate, fit
 from .io import load, save
@@ -20,14 +21,22 @@ from .modules import (
     Reverse,
     Sequential,
 )
+from .sibling_layers import GRU, RNN, SLSTM
 from .spec import Spec
 
-lstm_forward, lstm_backward = select().lstm_forward, select().lstm_backward
+_chosen = _functions()
+lstm_forward, lstm_backward = _chosen["lstm_forward"], _chosen["lstm_backward"]
+gru_forward, gru_backward = _chosen["gru_forward"], _chosen["gru_backward"]
+rnn_forward, rnn_backward = _chosen["rnn_forward"], _chosen["rnn_backward"]
+slstm_forward, slstm_backward = _chosen["slstm_forward"], _chosen["slstm_backward"]
 _second = reference if select() is reference else _second_order
 lstm_jvp, lstm_hvp = _second.lstm_jvp, _second.lstm_hvp
 
 __all__ = [
+    "GRU",
     "LSTM",
+    "RNN",
+    "SLSTM",
     "Activation",
     "Dense",
     "DivergenceError",
@@ -47,6 +56,8 @@ __all__ = [
     "evaluate",
     "fit",
     "get_num_threads",
+    "gru_backward",
+    "gru_forward",
     "info",
     "load",
     "losses",
@@ -56,7 +67,11 @@ __all__ = [
     "lstm_jvp",
     "optim",
     "reference",
+    "rnn_backward",
+    "rnn_forward",
     "save",
     "schedules",
     "set_num_threads",
+    "slstm_backward",
+    "slstm_forward",
 ]

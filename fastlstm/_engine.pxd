@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What `_stream` and `_second_order` share with the engine."""
+"""What `_stream`, `_second_order` and `_siblings` share with the engine."""
 
 from ._csrc cimport fl_kernels, fl_lstm, fl_work
+from ._gates cimport fl_squash
 from ._loops cimport Job
 
 
@@ -34,3 +35,4 @@ cdef int units_team_size(const fl_lstm *q) noexcept nogil
 cdef void run_together(int n, fl_work work, void *arg) noexcept nogil
 cdef void *blas_gemm(bint is_f64) except NULL
 cdef int interrupted(const Job *job) except -1
+cdef fl_squash squash(bint is_f64, bint is_tanh) noexcept nogil

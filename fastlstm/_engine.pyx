@@ -89,7 +89,7 @@ def get_threads():
     return threads
 
 
-cdef inline fl_squash squash(bint is_f64, bint is_tanh) noexcept nogil:
+cdef fl_squash squash(bint is_f64, bint is_tanh) noexcept nogil:
     """sigmoid or tanh for arrays of this type."""
     if kernels != NULL:
         return kernels.tanh[is_f64] if is_tanh else kernels.sigmoid[is_f64]

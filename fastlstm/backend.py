@@ -8,12 +8,24 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from . import _engine, checks, reference
+from . import (
+    _engine,
+    _siblings,
+    checks,
+    reference,
+    reference_gru,
+    reference_loop,
+    reference_rnn,
+    reference_slstm,
+)
 from ._version import __version__
+from .siblings import Inputs
 
 __all__ = [
+    "SiblingDirection",
     "direction",
     "elementwise",
+    "functions",
     "get_num_threads",
     "implementations",
     "info",
@@ -70,6 +82,48 @@ class _ReferenceDirection:
         for name, d in grads.items():
             dw[name][...] = d
         return dx
+
+
+_MATHS = {"gru": reference_gru, "rnn": reference_rnn, "slstm": reference_slstm}
+
+
+def functions(backend=None):
+    """The functions of the functional API by name, as `lstm_forward`; see `select`."""
+    modules = dict.fromkeys(_MATHS, _siblings) | {"lstm": _engine}
+    if select(backend) is reference:
+        modules = dict.fromkeys(modules, reference)
+    names = [(module, f"{cell}_{way}") for cell, module in modules.items()
+             for way in ("forward", "backward")]  # fmt: skip
+    return {name: getattr(module, name) for module, name in names}
+
+
+class SiblingDirection:
+    """One direction of a GRU, RNN or sLSTM layer, with the methods of `_engine.Direction`.
+
+    Parameters
+    ----------
+    cell : siblings.GRUCell, RNNCell or SLSTMCell
+    backend : {"engine", "reference"}, optional
+    """
+
+    def __init__(self, cell, backend=None):
+        self.cell = cell
+        self._maths = _MATHS[cell.name] if select(backend) is reference else None
+
+    def forward(self, x, weights, start, y, end, lengths=None, reverse=False, save=False,
+                mask=None, reset=None):  # fmt: skip
+        """Write y and the final state to ``end``; returns the tape, or None without ``save``."""
+        q = Inputs(self.cell, x, weights, start, lengths, mask, reset, reverse, y)
+        if self._maths is None:
+            return _siblings.run_forward(q, end, save)
+        return reference_loop.run_forward(q, self._maths.step, end, save)
+
+    def backward(self, tape, dy, dend, dstart, dw, keep=False):
+        """Write dstart and the gradients dw of the weights; returns dx."""
+        if self._maths is None:
+            return _siblings.run_backward(tape, dy, dend, dstart, dw, keep)
+        step = self._maths.step_backward
+        return reference_loop.run_backward(tape, step, dy, dend, dstart, dw, keep)
 
 
 def set_num_threads(n):
@@ -150,10 +204,8 @@ def implementations():
     """
     every = {"reference": reference}
     for isa in _engine.isas():
-        every[isa] = SimpleNamespace(
-            lstm_forward=_on(isa, _engine.lstm_forward),
-            lstm_backward=_on(isa, _engine.lstm_backward),
-        )
+        engine = {name: _on(isa, f) for name, f in functions("engine").items()}
+        every[isa] = SimpleNamespace(**engine)
     return every
 
 

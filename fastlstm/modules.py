@@ -10,9 +10,9 @@ Every module has one protocol:
     state_dict(), load_state_dict(d)           PyTorch's names
     config, from_config(config)                what it takes to build it again
 
-A recurrent layer (LSTM) differs in what goes through: ``forward(x, state, lengths, rng) ->
-y, state, tape``, ``backward(tape, dy, dstate) -> dx, dstate, grads``, ``layer(x, state, lengths)
--> y, state``. Sequential speaks both.
+A recurrent layer (LSTM, GRU, RNN, SLSTM) differs in what goes through: ``forward(x, state,
+lengths, rng) -> y, state, tape``, ``backward(tape, dy, dstate) -> dx, dstate, grads``,
+``layer(x, state, lengths) -> y, state``. Sequential speaks both.
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from .heads import Dense, Dropout, LastState, Module
 from .layer import LSTM
 from .masking import Masking, around
 from .members import check_members, is_recurrent, makes_mask, next_mask
+from .sibling_layers import GRU, RNN, SLSTM
 
 __all__ = [
     "MODULES",
@@ -365,7 +366,7 @@ class Sequential(Module):
 
 _HEADS = (Dense, Dropout, LastState, Sequential)
 _BETWEEN = (Activation, Embedding, Flatten, Masking, MergeDirections, Reverse)
-MODULES = {m.__name__: m for m in (LSTM, *_HEADS, *_BETWEEN)}
+MODULES = {m.__name__: m for m in (LSTM, *_HEADS, *_BETWEEN, GRU, RNN, SLSTM)}
 
 
 def module_from_config(config):

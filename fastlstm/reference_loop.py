@@ -56,13 +56,14 @@ def run_forward(q, step, end, save):
 
     for s, s_n in zip(states, end, strict=True):
         s_n[...] = s[last, np.arange(B)]
-    return SiblingTape(q, states, gates.reshape(T, B, -1), kept=kept) if save else None
+    gates = gates.reshape(T, B, gates.shape[2] * H)
+    return SiblingTape(q, states, gates, kept=kept) if save else None
 
 
 def run_backward(tape, step_backward, dy, dend, dstart, dw, keep):
     """Write ``dstart`` and the gradients of the weights ``dw``; returns dx."""
     q, states = tape.inputs, tape.states
-    gates = tape.consume(keep).reshape(q.T, q.B, -1, q.H)
+    gates = tape.consume(keep).reshape(q.T, q.B, len(q.cell.gates), q.H)
     dx = np.zeros(q.x.shape, q.x.dtype)
     for d, d_n in zip(dstart, dend, strict=True):
         d[...] = 0 if d_n is None else d_n

@@ -11,16 +11,14 @@ import fastlstm
 from fastlstm import backend
 
 IMPLEMENTATIONS = {
-    name: SimpleNamespace(
-        name=name, lstm_forward=functions.lstm_forward, lstm_backward=functions.lstm_backward
-    )
+    name: SimpleNamespace(name=name, **{f: getattr(functions, f) for f in backend.functions()})
     for name, functions in backend.implementations().items()
 }
 
 
 @pytest.fixture(params=IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS.keys())
 def implementation(request):
-    """Who computes: has name, lstm_forward, lstm_backward."""
+    """Who computes: has name, lstm_forward, lstm_backward, gru_forward, ..."""
     return request.param
 
 

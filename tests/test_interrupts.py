@@ -93,6 +93,16 @@ def assert_in_time(*arguments, **named):
     pytest.fail(f"KeyboardInterrupt came {late} s after the signal, expected {LIMIT} s")
 
 
+@pytest.mark.parametrize(
+    ("kind", "fraction"), [("forward", 0.3), ("backward", 0.3), ("backward", 0.8)]
+)
+@pytest.mark.parametrize("layer", ["GRU", "RNN", "SLSTM"])
+def test_interrupt_siblings(layer, kind, fraction):
+    program = PROGRAM.replace("fl.LSTM", f"fl.{layer}")
+    assert_in_time(kind, *SHAPES["gradient"], fraction, SECONDS, program=program,
+                   OPENBLAS_NUM_THREADS="1")  # fmt: skip
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("isa", ISAS)

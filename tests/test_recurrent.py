@@ -12,7 +12,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 import fastlstm as fl
 
 # name -> the class, the arguments that every test of it passes
-LAYERS = {"LSTM": (fl.LSTM, {}), "LSTM-projected": (fl.LSTM, {"proj_size": 2})}
+LAYERS = {
+    "LSTM": (fl.LSTM, {}),
+    "LSTM-projected": (fl.LSTM, {"proj_size": 2}),
+    "GRU": (fl.GRU, {}),
+    "GRU-before": (fl.GRU, {"reset_after": False, "gate": ("hard_sigmoid", 0.2, 0.5)}),
+    "RNN": (fl.RNN, {"nonlinearity": "softsign"}),
+    "SLSTM": (fl.SLSTM, {}),
+}
+SIBLINGS = {name: layer for name, layer in LAYERS.items() if not name.startswith("LSTM")}
 CLOSE = dict(rtol=1e-12, atol=1e-13)
 
 
@@ -35,9 +43,9 @@ def normal(*shape, seed=0):
     return np.random.default_rng([seed, *shape]).standard_normal(shape)
 
 
-def parts(state):
+def parts(layer, state):
     """The states of a layer as a tuple, also where it has one."""
-    return state if isinstance(state, tuple) and len(state) > 1 else (state,)
+    return state if isinstance(layer, (fl.LSTM, fl.SLSTM)) else (state,)
 
 
 def whole(states):
@@ -46,10 +54,10 @@ def whole(states):
 
 
 def like(layer, state, seed):
-    """Random numbers in the form of a state of this layer."""
+    """Random numbers in the form of a state of this layer; positive, as n of an sLSTM is."""
     if isinstance(state, tuple):
-        return tuple(like(layer, a, [seed, k]) for k, a in enumerate(state))
-    return np.random.default_rng(seed).standard_normal(state.shape)
+        return tuple(like(layer, a, [*np.ravel(seed), k]) for k, a in enumerate(state))
+    return 0.5 + np.random.default_rng(np.ravel(seed)).random(state.shape)
 
 
 def leaves(value):
@@ -61,7 +69,7 @@ def with_own_states(layer):
     """The layer with random numbers for the states that it learns."""
     for name, a in layer.parameters().items():
         if name[1:].startswith("0_l"):
-            a[...] = normal(*a.shape, seed=len(name))
+            a[...] = 0.5 + np.abs(normal(*a.shape, seed=len(name)))
     return layer
 
 
@@ -86,8 +94,8 @@ def test_recurrent_layers_of_different_sizes_are_one_after_the_other(make, bidir
             name.replace(f"_l{k}", "_l0"): a
             for name, a in layer.parameters().items() if f"_l{k}" in name
         })  # fmt: skip
-        h, end, inner = single.forward(h, whole([s[k] for s in parts(state)]), lengths)
-        for a, b in zip(parts(final), parts(end), strict=True):
+        h, end, inner = single.forward(h, whole([s[k] for s in parts(layer, state)]), lengths)
+        for a, b in zip(parts(layer, final), parts(layer, end), strict=True):
             assert a[k].shape == (1 + bidirectional, 4, b.shape[2])
             assert_array_equal(a[k], b)
         singles.append(single)
@@ -95,9 +103,9 @@ def test_recurrent_layers_of_different_sizes_are_one_after_the_other(make, bidir
     assert_array_equal(y, h)
     assert layer.output_size == y.shape[2]
     for k in (2, 1, 0):
-        part = whole([d[k] for d in parts(dstate)])
+        part = whole([d[k] for d in parts(layer, dstate)])
         dy, start, of_single = singles[k].backward(tapes[k], dy, part)
-        for a, b in zip(parts(dstart), parts(start), strict=True):
+        for a, b in zip(parts(layer, dstart), parts(layer, start), strict=True):
             assert_array_equal(a[k], b)
         for name, a in of_single.items():
             assert_array_equal(grads[name.replace("_l0", f"_l{k}")], a)
@@ -109,7 +117,7 @@ def test_recurrent_different_sizes_unbatched_and_batch_first(make, batch_first):
     layer = make(5, [4, 3], batch_first=batch_first)
     x = normal(6, 5)
     state = like(layer, layer.initial_state(1), 1)
-    one = tuple(tuple(a[:, 0] for a in s) for s in parts(state))
+    one = tuple(tuple(a[:, 0] for a in s) for s in parts(layer, state))
     y, final, tape = layer.forward(x[None] if batch_first else x[:, None], state)
     y_one, final_one, tape_one = layer.forward(x, whole(one))
     assert_array_equal(y_one, y.reshape(6, -1))
@@ -117,18 +125,18 @@ def test_recurrent_different_sizes_unbatched_and_batch_first(make, batch_first):
         assert_array_equal(a, b[:, 0])
     dstate = like(layer, final, 2)
     _, start, _ = layer.backward(tape, None, dstate)
-    dstate = tuple(tuple(a[:, 0] for a in s) for s in parts(dstate))
+    dstate = tuple(tuple(a[:, 0] for a in s) for s in parts(layer, dstate))
     _, start_one, _ = layer.backward(tape_one, None, whole(dstate))
     for a, b in zip(leaves(start_one), leaves(start), strict=True):
         assert_array_equal(a, b[:, 0])
 
 
 def test_recurrent_equal_sizes_are_one_size(make):
-    layer, other = make(5, (4, 4)), make(5, 4, 2)
+    layer, other = make(5, (4, 4)), make(5, 4, num_layers=2)
     assert layer.config == other.config
     assert layer.hidden_size == 4 and layer.num_layers == 2
     assert_array_equal(layer.flat, other.flat)
-    assert all(s.shape[:2] == (2, 3) for s in parts(layer(normal(2, 3, 5))[1]))
+    assert all(s.shape[:2] == (2, 3) for s in parts(layer, layer(normal(2, 3, 5))[1]))
 
 
 def test_recurrent_different_sizes_as_a_value(make, tmp_path):
@@ -154,7 +162,7 @@ def test_recurrent_different_sizes_start_within_their_bounds(make):
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "bidirectional"])
 @pytest.mark.parametrize("hidden", [(4, 3), 4], ids=["different", "equal"])
 def test_recurrent_last_state_is_of_the_top_layer(make, bidirectional, hidden):
-    layer = make(5, hidden, 2, batch_first=True, bidirectional=bidirectional)
+    layer = make(5, hidden, num_layers=2, batch_first=True, bidirectional=bidirectional)
     model = fl.Sequential([copy.deepcopy(layer), fl.LastState()])
     x, lengths = normal(3, 6, 5), [6, 2, 4]
     y, tape = model.forward(x, lengths=lengths)
@@ -193,7 +201,7 @@ def test_recurrent_size_error(make, name):
 def test_recurrent_states_of_different_sizes_are_told_apart(make):
     layer = make(5, [4, 3])
     x, state = normal(6, 2, 5), layer.initial_state(2)
-    good = parts(state)
+    good = parts(layer, state)
     cases = {
         "h0 must be a tuple of 2 arrays (D, B, H": (np.zeros((2, 2, 4)), *good[1:]),
         "h0[1] must have shape (D, B, H": ((good[0][0], np.zeros((1, 2, 9))), *good[1:]),
@@ -210,7 +218,7 @@ def test_recurrent_states_of_different_sizes_are_told_apart(make):
 
 @pytest.mark.parametrize("hidden", [(4, 3), 4], ids=["different", "equal"])
 def test_recurrent_learned_state_is_where_it_starts(make, hidden):
-    layer = with_own_states(make(5, hidden, 2, bidirectional=True, learn_state=True))
+    layer = with_own_states(make(5, hidden, num_layers=2, bidirectional=True, learn_state=True))
     x, lengths = normal(6, 3, 5), [6, 0, 2]
     own = layer.initial_state(3)
     y, final, tape = layer.forward(x, lengths=lengths)
@@ -241,23 +249,24 @@ def test_recurrent_learned_state_gradients_match_central_differences(make):
         pairs = zip(leaves(final), leaves(dstate), strict=True)
         return (y * dy).sum() + sum((a * d).sum() for a, d in pairs)
 
-    h = 1e-3
-    for k in range(layer.flat.size):
-        middle, losses = layer.flat[k], {}
-        for step in (-2, -1, 1, 2):
-            layer.flat[k] = middle + step * h
-            losses[step] = loss()
-        layer.flat[k] = middle
-        slope = (8 * (losses[1] - losses[-1]) - losses[2] + losses[-2]) / (12 * h)
-        assert abs(grads.flat[k] - slope) <= 1e-6 * abs(slope) + 1e-10, k
+    h, own = 1e-3, {n: a for n, a in layer.parameters().items() if n[1:].startswith("0_l")}
+    for name, a in own.items():
+        for k in range(a.size):
+            middle, losses = a[k], {}
+            for step in (-2, -1, 1, 2):
+                a[k] = middle + step * h
+                losses[step] = loss()
+            a[k] = middle
+            slope = (8 * (losses[1] - losses[-1]) - losses[2] + losses[-2]) / (12 * h)
+            assert abs(grads[name][k] - slope) <= 1e-6 * abs(slope) + 1e-10, name
 
 
 def test_recurrent_learned_state_is_a_parameter(make):
-    layer = make(5, 4, 2, learn_state=True)
-    plain = make(5, 4, 2)
+    layer = make(5, 4, num_layers=2, learn_state=True)
+    plain = make(5, 4, num_layers=2)
     assert not any(a.any() for a in leaves(layer.initial_state(3)))
     new = {n: a.shape for n, a in layer.parameters().items() if n not in plain.parameters()}
-    widths = [s.shape[2] for s in parts(plain.initial_state(1))]
+    widths = [s.shape[2] for s in parts(layer, plain.initial_state(1))]
     letters = [n[0] for n in new if n.endswith("l1")]
     assert new == {f"{s}0_l{k}": (n,) for k in (0, 1) for s, n in zip(letters, widths, strict=True)}
     assert letters[0] == "h"
@@ -273,7 +282,7 @@ def test_recurrent_learned_state_is_a_parameter(make):
 @pytest.mark.parametrize("hidden", [(4, 3), 4], ids=["different", "equal"])
 @pytest.mark.parametrize("learn", [False, True], ids=["zeros", "learned"])
 def test_recurrent_stream_is_the_layer_step_by_step(make, hidden, learn):
-    layer = with_own_states(make(5, hidden, 2, learn_state=learn))
+    layer = with_own_states(make(5, hidden, num_layers=2, learn_state=learn))
     x = normal(6, 3, 5)
     y, final = layer(x)
     stream = layer.stream(3)
@@ -292,7 +301,7 @@ def test_recurrent_stream_is_the_layer_step_by_step(make, hidden, learn):
 
 def test_recurrent_state_of_which_a_part_is_missing(make):
     layer = with_own_states(make(5, 4, learn_state=True))
-    own = parts(layer.initial_state(3))
+    own = parts(layer, layer.initial_state(3))
     if len(own) == 1:
         return
     x, h0 = normal(6, 3, 5), normal(*own[0].shape)
@@ -320,3 +329,45 @@ def test_recurrent_flag_error(make, name, flag):
         with pytest.raises(kind) as caught:
             run(normal(6, 3, 5), **{flag: value})
         assert text.format(flag) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", SIBLINGS)
+@pytest.mark.parametrize("batch_first", [False, True], ids=["TBI", "BTI"])
+def test_recurrent_mask_and_reset_go_to_every_cell(backend, name, batch_first):
+    """Each row alone, without the steps that its mask leaves out, from zeros at its resets."""
+    kind, fixed = SIBLINGS[name]
+    layer = kind(5, (4, 3), bidirectional=True, batch_first=batch_first, dtype="float64", seed=3,
+                 backend=backend, **fixed)  # fmt: skip
+    x = normal(6, 2, 5)
+    mask = np.array([[1, 1, 0, 1, 0, 1], [0, 1, 1, 1, 1, 0]], bool).T
+    reset = np.zeros((6, 2), bool)
+    turned = [a.swapaxes(0, 1) if batch_first else a for a in (x, mask, reset)]
+    y, final, tape = layer.forward(turned[0], mask=turned[1])
+    y = y.swapaxes(0, 1) if batch_first else y
+    for row in range(2):
+        keep = mask[:, row]
+        alone, end = layer(x[keep, row])
+        assert_allclose(y[keep, row], alone, **CLOSE)
+        for a, b in zip(leaves(final), leaves(end), strict=True):
+            assert_allclose(a[:, row], b, **CLOSE)
+    dx, _, _ = layer.backward(tape, np.ones((2, 6, 6) if batch_first else (6, 2, 6)))
+    assert (dx.any(axis=2) == turned[1]).all()
+    one_way = kind(5, 4, batch_first=batch_first, dtype="float64", backend=backend, **fixed)
+    reset[3, 1] = True
+    y, _ = one_way(turned[0], reset=turned[2])
+    y = y.swapaxes(0, 1) if batch_first else y
+    assert_allclose(y[3:, 1], one_way(x[3:, 1])[0], **CLOSE)
+    assert_allclose(y[:, 0], one_way(x[:, 0], reset=np.zeros(6, bool))[0], **CLOSE)
+
+
+@pytest.mark.parametrize("name", SIBLINGS)
+def test_recurrent_siblings_learn(name):
+    """fit trains them: the sum of a sequence."""
+    kind, fixed = SIBLINGS[name]
+    x = np.random.default_rng(0).random((64, 8, 1)).astype("float32")
+    layer = kind(1, 8, batch_first=True, seed=0, **fixed)
+    model = fl.Sequential([layer, fl.LastState(), fl.Dense(8, 1, seed=1)])
+    adam = fl.optim.Adam(0.02)
+    history = fl.fit(model, x, x.sum(axis=1), epochs=15, batch_size=16, optimizer=adam)
+    losses = history["loss"]
+    assert losses[-1] < losses[0] / 5
