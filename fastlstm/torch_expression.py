@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: MIT
-"""The LSTM in PyTorch's own operations, step by step: slow, and differentiable without end.
+"""Recurrent layers in PyTorch's own operations, step by step: slow, differentiable without end.
 
-`fastlstm.torch` takes it where derivatives of derivatives are asked for, and under the
-transforms of ``torch.func``. The equations are those of `fastlstm.reference`.
+`fastlstm.torch` takes it for derivatives of derivatives that `torch_second_order` has not, and
+under the transforms of ``torch.func``. The equations are those of `fastlstm.reference`,
+`reference_gru` and `reference_rnn`.
 """
 
 import torch
 from torch.nn import functional
 
-__all__ = ["lstm_expression"]
+from .siblings import GRUCell, RNNCell
+from .spec import Spec
+
+__all__ = ["expression"]
 
 
-def lstm_expression(plan, x, h0, c0, weights, masks, batch_sizes):
-    """y, h_n, c_n as `fastlstm.torch_run.run_forward` computes them, in PyTorch's operations.
+def expression(plan, x, states, weights, masks, batch_sizes):
+    """y and the final states as `fastlstm.torch_run.run_forward` computes them.
 
     Parameters
     ----------
     plan : Plan
     x : Tensor (T, B, I), (B, T, I), (T, I), or packed (N, I)
-    h0, c0 : Tensor (L*D, B, H|P), (L*D, B, H), unbatched without B; or None: zeros
+    states : sequence of Tensor (L*D, B, H|P), (L*D, B, H), unbatched without B; or None: zeros
     weights : sequence of Tensor
         ``len(plan.arguments)`` for each cell.
     masks : sequence of Tensor
@@ -34,31 +38,32 @@ def lstm_expression(plan, x, h0, c0, weights, masks, batch_sizes):
         masks = [m.new_zeros(*on.shape, m.shape[1]).index_put((on,), m) for m in masks]
     elif unbatched:
         x = x.unsqueeze(1)
-        h0, c0 = (None if s is None else s.unsqueeze(1) for s in (h0, c0))
+        states = [None if s is None else s.unsqueeze(1) for s in states]
     elif plan.batch_first:
         x = x.transpose(0, 1)
     n, D = len(plan.arguments), plan.directions
-    h_n, c_n = [], []
+    ends = []
     for layer in range(plan.num_layers):
         outputs = []
         for d in range(D):
             k = layer * D + d
             w = _by_name(plan.arguments, weights[k * n : (k + 1) * n])
-            h = x.new_zeros(x.shape[1], w["w_hh"].shape[1]) if h0 is None else h0[k]
-            c = x.new_zeros(x.shape[1], plan.hidden_size) if c0 is None else c0[k]
-            y, h, c = _cell(plan.spec, x, h, c, w, on, reverse=d == 1)
+            start = [
+                x.new_zeros(x.shape[1], size) if s is None else s[k]
+                for s, size in zip(states, plan.widths[layer], strict=True)
+            ]
+            y, end = _cell(plan.cell, x, start, w, on, reverse=d == 1)
             outputs.append(y)
-            h_n.append(h)
-            c_n.append(c)
+            ends.append(end)
         x = torch.cat(outputs, 2)
         if layer < len(masks):
             x = x * masks[layer]
-    h_n, c_n = torch.stack(h_n), torch.stack(c_n)
+    ends = [torch.stack(s) for s in zip(*ends, strict=True)]
     if batch_sizes is not None:
-        return x[on], h_n, c_n
+        return x[on], *ends
     if unbatched:
-        return x.squeeze(1), h_n.squeeze(1), c_n.squeeze(1)
-    return (x.transpose(0, 1) if plan.batch_first else x), h_n, c_n
+        return x.squeeze(1), *(s.squeeze(1) for s in ends)
+    return (x.transpose(0, 1) if plan.batch_first else x), *ends
 
 
 def _by_name(arguments, weights):
@@ -69,29 +74,37 @@ def _by_name(arguments, weights):
     return named
 
 
-def _cell(spec, x, h, c, w, on, reverse):
-    """y (T, B, H|P), h_n, c_n of one layer in one direction."""
+def _cell(cell, x, states, w, on, reverse):
+    """y (T, B, H|P) and the final states of one layer in one direction."""
+    project, step = _STEPS[type(cell)]
+    a_x = project(cell, x, w)
+    kept = None  # what a step leaves for the next beside its states
+    y = [None] * len(x)
+    for t in reversed(range(len(x))) if reverse else range(len(x)):
+        after, kept = step(cell, a_x[t], states, kept, w)
+        if on is None:
+            y[t], states = after[0], after
+        else:
+            has_step = on[t, :, None]
+            y[t] = torch.where(has_step, after[0], 0)
+            states = [torch.where(has_step, a, s) for a, s in zip(after, states, strict=True)]
+            kept = None if kept is None else torch.where(has_step, kept, 0)
+    return torch.stack(y), states
+
+
+# -- LSTM ----------------------------------------------------------------------------------------
+
+
+def _lstm_project(spec, x, w):
     a_x = functional.linear(x, w["w_ih"])
     if spec.layer_norm:
         a_x = _norm(spec, a_x, w["ln_x"])
-    if "b" in w:
-        a_x = a_x + w["b"]
-    gates = None  # i, f, o of the step before, side by side
-    y = [None] * len(x)
-    for t in reversed(range(len(x))) if reverse else range(len(x)):
-        h_new, c_new, gates = _step(spec, a_x[t], h, c, gates, w)
-        if on is None:
-            y[t], h, c = h_new, h_new, c_new
-        else:
-            has_step = on[t, :, None]
-            y[t] = torch.where(has_step, h_new, 0)
-            h, c = torch.where(has_step, h_new, h), torch.where(has_step, c_new, c)
-            gates = torch.where(has_step, gates, 0)
-    return torch.stack(y), h, c
+    return a_x + w["b"] if "b" in w else a_x
 
 
-def _step(spec, a_x, h, c, gates, w):
-    """h, c and the gates after one step."""
+def _lstm_step(spec, a_x, states, gates, w):
+    """h, c, and the gates i, f, o side by side, after one step."""
+    h, c = states
     gate, candidate, output = map(_activation, (spec.gate, spec.candidate, spec.output))
     a_h = functional.linear(h, w["w_hh"])
     if spec.layer_norm:
@@ -113,7 +126,7 @@ def _step(spec, a_x, h, c, gates, w):
     o = gate(_clip(a_o, spec.clip)) if spec.output_gate else one
     m = o * output(functional.layer_norm(c, c.shape[1:], *w["ln_c"]) if spec.layer_norm else c)
     h = functional.linear(m, w["w_proj"]) if "w_proj" in w else m
-    return h, c, torch.cat((i, f, o), 1)
+    return (h, c), torch.cat((i, f, o), 1)
 
 
 def _clip(a, limit):
@@ -132,6 +145,42 @@ def _norm(spec, a, gain):
         [normed[live.index(k)] if k in live else torch.zeros_like(parts[k]) for k in range(4)], -1
     )
 
+
+# -- GRU, RNN ------------------------------------------------------------------------------------
+
+
+def _gru_project(cell, x, w):
+    return functional.linear(x, w["w_ih"], w.get("b_ih"))
+
+
+def _gru_step(cell, a_x, states, _, w):
+    """h after one step; r is applied after the product, as PyTorch has it."""
+    (h,) = states
+    (x_r, x_z, x_n), (h_r, h_z, h_n) = (
+        a.chunk(3, 1) for a in (a_x, functional.linear(h, w["w_hh"], w.get("b_hh")))
+    )
+    r, z = torch.sigmoid(x_r + h_r), torch.sigmoid(x_z + h_z)
+    n = torch.tanh(x_n + r * h_n)
+    return ((1 - z) * n + z * h,), None
+
+
+def _rnn_project(cell, x, w):
+    return functional.linear(x, w["w_ih"], w.get("b"))
+
+
+def _rnn_step(cell, a_x, states, _, w):
+    (h,) = states
+    return (_activation(cell.nonlinearity)(a_x + functional.linear(h, w["w_hh"])),), None
+
+
+_STEPS = {
+    Spec: (_lstm_project, _lstm_step),
+    GRUCell: (_gru_project, _gru_step),
+    RNNCell: (_rnn_project, _rnn_step),
+}
+
+
+# -- activations ---------------------------------------------------------------------------------
 
 # As fastlstm.activations.ACTIVATIONS
 _ACTIVATIONS = {

@@ -1,29 +1,32 @@
 # SPDX-License-Identifier: MIT
-"""Tensors in, tensors out: a stack of LSTM layers run by the engine, forward and backward.
+"""Tensors in, tensors out: a stack of recurrent layers run by the engine, forward and backward.
 
 Tensors become arrays and back without a copy. Nothing here knows about autograd: `torch_ops` does.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from . import backend, layer
+from . import backend, layer, sibling_layers
 from ._stack import by_cell, stack_backward, stack_forward
+from .siblings import GRUCell, RNNCell
 from .spec import Spec
 
 __all__ = [
+    "LAYERS",
     "Layout",
     "Plan",
     "Record",
+    "array",
+    "cell_text",
     "plan_for",
     "run_backward",
     "run_forward",
-    "spec_text",
     "variant_parameters",
 ]
 
@@ -31,18 +34,22 @@ __all__ = [
 # -- what is computed --------------------------------------------------------------------------
 
 
+LAYERS = {"LSTM": layer.LSTM, "GRU": sibling_layers.GRU, "RNN": sibling_layers.RNN}
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The hyperparameters of a stack; ``arguments``: those of lstm_forward, weight by weight."""
+    """The hyperparameters of a stack."""
 
+    kind: str  # a name of LAYERS
     hidden_size: int
     proj_size: int
     num_layers: int
     bias: bool
     bidirectional: bool
     batch_first: bool
-    spec: Spec
-    arguments: tuple
+    cell: object  # which variant: a Spec, GRUCell or RNNCell
+    arguments: tuple  # of each cell's function as lstm_forward, weight by weight
 
     @property
     def directions(self):
@@ -50,43 +57,59 @@ class Plan:
         return 1 + self.bidirectional
 
     @property
+    def states(self):
+        """S: 2 where a cell has h and c, 1 where it has h."""
+        return len(LAYERS[self.kind]._states)
+
+    @property
     def widths(self):
-        """The sizes of h and c, layer by layer."""
-        return [(self.proj_size or self.hidden_size, self.hidden_size)] * self.num_layers
+        """The sizes of the states, layer by layer."""
+        sizes = self.proj_size or self.hidden_size, self.hidden_size
+        return [sizes[: self.states]] * self.num_layers
+
+    def split(self, tensors):
+        """x, the states and the weights out of one sequence."""
+        return tensors[0], tensors[1 : 1 + self.states], tensors[1 + self.states :]
 
     def by_cell(self, states):
-        """For each cell its part of these two states; None where there is none."""
+        """For each cell its part of these states; None where there is none."""
         n = self.num_layers * self.directions
         return by_cell([[None] * n if s is None else s for s in states])
 
 
-def spec_text(spec):
-    """A Spec as text, as an operation of PyTorch can take it: "" for the default."""
-    return json.dumps(asdict(spec)) if spec.changed else ""
+def cell_text(cell):
+    """A Spec, GRUCell or RNNCell as text, as an operation of PyTorch can take it."""
+    changed = {f.name: getattr(cell, f.name) for f in fields(cell)}
+    changed = {f.name: changed[f.name] for f in fields(cell) if changed[f.name] != f.default}
+    return json.dumps(changed) if changed else ""
 
 
-def _spec(text):
-    fields = json.loads(text or "{}")
-    return Spec(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+_CELLS = {"LSTM": Spec, "GRU": GRUCell, "RNN": RNNCell}
+
+
+def _cell_of(kind, text):
+    values = json.loads(text or "{}")
+    return _CELLS[kind](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 @lru_cache(maxsize=256)
-def plan_for(hidden_size, proj_size, num_layers, bias, bidirectional, batch_first, spec):
-    """The Plan; ``spec`` is a text."""
-    arguments = ["w_ih", "w_hh"] + ["b", "b"] * bias + ["w_proj"] * bool(proj_size)
-    spec = _spec(spec)
-    arguments += variant_parameters(spec).values()
-    return Plan(hidden_size, proj_size, num_layers, bias, bidirectional, batch_first, spec,
+def plan_for(kind, hidden_size, proj_size, num_layers, bias, bidirectional, batch_first, cell):
+    """The Plan; ``cell`` is a text of `cell_text`."""
+    cell = _cell_of(kind, cell)
+    biases = ["b", "b"] if LAYERS[kind]._sums_biases else ["b_ih", "b_hh"]
+    arguments = ["w_ih", "w_hh"] + biases * bias + ["w_proj"] * bool(proj_size)
+    arguments += variant_parameters(cell).values()
+    return Plan(kind, hidden_size, proj_size, num_layers, bias, bidirectional, batch_first, cell,
                 tuple(arguments))  # fmt: skip
 
 
-def variant_parameters(spec):
+def variant_parameters(cell):
     """Name -> argument of the parameters, as "weight_peephole", that torch.nn.LSTM has not."""
-    if not spec.changed:
+    if not isinstance(cell, Spec) or not cell.changed:
         return {}
-    arguments = {name: argument for argument, name in layer._ARGUMENTS.items()}
+    arguments = {name: argument for argument, name in layer.LSTM._arguments.items()}
     common = {"weight_ih", "weight_hh", "bias", "weight_hr"}
-    names = (name.removesuffix("_l0") for name in layer.LSTM(1, 2, spec=spec).parameters())
+    names = (name.removesuffix("_l0") for name in layer.LSTM(1, 2, spec=cell).parameters())
     return {name: arguments[name] for name in names if name not in common}
 
 
@@ -156,33 +179,41 @@ class Record:
         self.layout, self.cells, self.masks, self.tapes = layout, cells, masks, tapes
 
 
-_directions = WeakTensorKeyDictionary()  # weight_hh -> spec, the direction that keeps it packed
+_directions = WeakTensorKeyDictionary()  # weight_hh -> cell, the direction that keeps it packed
+
+
+def _direction(plan, weight_hh):
+    """What runs a cell with these weights."""
+    cell, direction = _directions.get(weight_hh, (None, None))
+    if cell is not plan.cell:
+        lstm = plan.kind == "LSTM"
+        direction = (backend.direction(plan.cell, False) if lstm
+                     else backend.SiblingDirection(plan.cell))  # fmt: skip
+        _directions[weight_hh] = plan.cell, direction
+    return direction
 
 
 def _cell(plan, weights):
-    """A cell as `stack_forward` takes it; the two biases are summed."""
-    spec, direction = _directions.get(weights[1], (None, None))
-    if spec is not plan.spec:
-        direction = backend.direction(plan.spec, False)
-        _directions[weights[1]] = plan.spec, direction
-    named = dict.fromkeys(layer._ARGUMENTS)
+    """A cell as `stack_forward` takes it; two biases of one name are summed."""
+    named = dict.fromkeys(LAYERS[plan.kind]._arguments)
     for name, w in zip(plan.arguments, weights, strict=True):
         w = w.numpy()
         named[name] = w if named[name] is None else named[name] + w
-    return direction, named
+    return _direction(plan, weights[1]), named
 
 
 # -- forward and backward ------------------------------------------------------------------------
 
 
-def run_forward(plan, x, h0, c0, weights, masks, batch_sizes, save):
+def run_forward(plan, x, states, weights, masks, batch_sizes, save):
     """The results as new tensors, and the record. No tensor may require a gradient.
 
     Parameters
     ----------
     plan : Plan
     x : Tensor (T, B, I), (B, T, I), (T, I), or packed (N, I)
-    h0, c0 : Tensor (L*D, B, H|P), (L*D, B, H), unbatched without B; or None: zeros
+    states : sequence of S Tensor (L*D, B, H|P), (L*D, B, H), unbatched without B; or None: zeros
+        The initial states: h0, and of an LSTM c0.
     weights : sequence of Tensor
         ``len(plan.arguments)`` for each cell.
     masks : sequence of Tensor (T, B, D*(H|P)), or packed
@@ -194,7 +225,8 @@ def run_forward(plan, x, h0, c0, weights, masks, batch_sizes, save):
 
     Returns
     -------
-    y, h_n, c_n : Tensor
+    y : Tensor
+    ends : tuple of S Tensor
     record : Record or None
     """
     layout, n, D = Layout(plan, x.dim(), batch_sizes), len(plan.arguments), plan.directions
@@ -206,26 +238,29 @@ def run_forward(plan, x, h0, c0, weights, masks, batch_sizes, save):
     if layout.batch_first:  # y shall be contiguous for the caller
         size = D * (plan.proj_size or plan.hidden_size)
         out = np.empty((x.shape[1], x.shape[0], size), x.dtype).swapaxes(0, 1)
-    y, h_n, c_n, tapes = stack_forward(
-        cells, x, plan.widths, plan.by_cell([layout.state(h0), layout.state(c0)]),
+    y, *ends, tapes = stack_forward(
+        cells, x, plan.widths, plan.by_cell([layout.state(s) for s in states]),
         layout.lengths, masks, save, out,
     )  # fmt: skip
-    results = torch.from_numpy(layout.from_steps(y)), layout.from_state(h_n), layout.from_state(c_n)
-    return *results, Record(layout, cells, masks, tapes) if save else None
+    record = Record(layout, cells, masks, tapes) if save else None
+    return torch.from_numpy(layout.from_steps(y)), tuple(map(layout.from_state, ends)), record
 
 
-def run_backward(plan, record, dy, dh_n, dc_n):
-    """dx, dh0, dc0 and the list of the weights' gradients; consumes the record."""
+def run_backward(plan, record, dy, dends):
+    """dx, the S gradients of the initial states and the list of the weights' gradients.
+
+    It consumes the record.
+    """
     layout, tapes, record.tapes = record.layout, record.tapes, None
     grads = [
         {name: np.empty_like(w, order="C") for name, w in weights.items() if w is not None}
         for directions in record.cells
         for _, weights in directions
     ]
-    dx, dh0, dc0 = stack_backward(
+    dx, *dstarts = stack_backward(
         record.cells, tapes, plan.widths, record.masks,
         None if dy is None else layout.to_steps(array(dy)),
-        plan.by_cell([layout.state(dh_n), layout.state(dc_n)]), grads,
+        plan.by_cell([layout.state(s) for s in dends]), grads,
     )  # fmt: skip
     dweights = []
     for cell in grads:
@@ -235,4 +270,4 @@ def run_backward(plan, record, dy, dh_n, dc_n):
             if name == "b":  # the second bias must not share the memory of the first
                 cell[name] = dw.copy()
     dx = torch.from_numpy(layout.from_steps(dx))
-    return dx, layout.from_state(dh0), layout.from_state(dc0), dweights
+    return dx, tuple(map(layout.from_state, dstarts)), dweights

@@ -13,29 +13,29 @@ import numpy as np
 import torch
 
 from .tangent_stack import differentiable, stack_hvp, stack_jvp
-from .torch_expression import lstm_expression
+from .torch_expression import expression
 from .torch_run import array, run_backward, run_forward
 
 __all__ = ["batched", "differentiable_gradients", "expression_gradients"]
 
 
 def differentiable_gradients(plan, inputs, masks, batch_sizes, upstream, wanted, record):
-    """dx, dh0, dc0 and the weights' gradients, None where not wanted.
+    """The gradients of x, the states and the weights, None where not wanted.
 
     Parameters
     ----------
     plan, masks, batch_sizes
         As for `run_forward`.
     inputs : sequence of Tensor or None
-        x, h0, c0 and the weights.
-    upstream : triple of Tensor or None
-        dy, dh_n, dc_n.
+        x, the states and the weights.
+    upstream : sequence of Tensor or None
+        dy and the gradients of the final states.
     wanted : sequence of bool
         One for each of ``inputs``.
     record : Record
         Of the forward pass; it is consumed.
     """
-    if not differentiable(plan.spec):
+    if plan.kind != "LSTM" or not differentiable(plan.cell):
         return expression_gradients(plan, inputs, masks, batch_sizes, upstream, wanted)
     return LSTMGradient.apply(plan, record, masks, batch_sizes, wanted, *upstream, *inputs)
 
@@ -45,8 +45,7 @@ def expression_gradients(plan, inputs, masks, batch_sizes, upstream, wanted):
     create = torch.is_grad_enabled()
     with torch.enable_grad():
         inputs = _apart(inputs, create)
-        x, h0, c0, *weights = inputs
-        results = lstm_expression(plan, x, h0, c0, weights, masks, batch_sizes)
+        results = expression(plan, *plan.split(inputs), masks, batch_sizes)
         return _gradients(results, inputs, upstream, wanted, create)
 
 
@@ -87,11 +86,11 @@ class LSTMGradient(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         ctx.given = plan, masks, batch_sizes, wanted
-        x, h0, c0, *weights = tensors[3:]
         if record.tapes is None:  # retain_graph: the pass before has consumed it
-            *_, record = run_forward(plan, x, h0, c0, weights, masks, batch_sizes, save=True)
-        dx, dh0, dc0, dweights = run_backward(plan, record, *tensors[:3])
-        gradients = zip((dx, dh0, dc0, *dweights), wanted, strict=True)
+            split = plan.split(tensors[3:])
+            *_, record = run_forward(plan, *split, masks, batch_sizes, save=True)
+        dx, dstarts, dweights = run_backward(plan, record, tensors[0], tensors[1:3])
+        gradients = zip((dx, *dstarts, *dweights), wanted, strict=True)
         return tuple(g if want else None for g, want in gradients)
 
     @staticmethod
@@ -109,8 +108,8 @@ class LSTMGradient(torch.autograd.Function):
 
 def _products(plan, masks, batch_sizes, wanted, tensors, v):
     """The derivatives of <G, v> with respect to dy, dh_n, dc_n, x, h0, c0 and the weights."""
-    x, h0, c0, *weights = tensors[3:]
-    *_, record = run_forward(plan, x, h0, c0, weights, masks, batch_sizes, save=True)
+    split = plan.split(tensors[3:])
+    *_, record = run_forward(plan, *split, masks, batch_sizes, save=True)
     layout, n = record.layout, len(plan.arguments)
 
     def steps(t):

@@ -5,6 +5,7 @@ import copy
 import doctest
 import io
 import pickle
+import subprocess
 import sys
 import types
 import unittest
@@ -19,7 +20,7 @@ torch = pytest.importorskip("torch")
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence  # noqa: E402
 
 import fastlstm.torch as ft  # noqa: E402
-from fastlstm import (  # noqa: E402  # noqa: E402
+from fastlstm import (  # noqa: E402
     Spec,
     checks,
     reference,
@@ -586,7 +587,7 @@ def test_torch_from_module_shares_parameters_hooks_and_mode():
         ft.LSTM.from_module(torch.nn.GRU(3, 4))
 
 
-def test_torch_patch_replaces_every_lstm():
+def test_torch_patch_replaces_every_recurrent_layer():
     class Model(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -604,10 +605,15 @@ def test_torch_patch_replaces_every_lstm():
     assert ft.patch(model) is model
     assert type(model.first) is type(model.layers[0]) is ft.LSTM
     assert model.same is model.first
-    assert type(model.layers[1]) is torch.nn.GRU
+    assert type(model.layers[1]) is ft.GRU
     assert all(p is q for p, q in zip(model.parameters(), parameters, strict=True))
     torch.testing.assert_close(model(x), before)
     assert type(ft.patch(torch.nn.LSTM(3, 4))) is ft.LSTM
+
+    class Own(torch.nn.GRU):
+        """It may compute something else."""
+
+    assert type(ft.patch(torch.nn.ModuleList([Own(3, 4)]))[0]) is Own
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -626,6 +632,41 @@ def test_torch_under_distributed_data_parallel():
     theirs(x)[0].square().sum().backward()
     for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad)
+
+
+TWO_PROCESSES = """
+import sys, torch, torch.distributed as dist, fastlstm.torch as ft
+rank, store = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+torch.manual_seed(0)
+kinds = [ft.LSTM(3, 4, 2), ft.GRU(3, 4), ft.RNN(3, 4)]
+whole = torch.randn(5, 4, 3)
+for module in kinds:
+    parallel = torch.nn.parallel.DistributedDataParallel(module)
+    for _ in range(2):
+        parallel.zero_grad()
+        parallel(whole[:, 2 * rank : 2 * rank + 2])[0].square().sum().backward()
+    mean = [p.grad.clone() for p in module.parameters()]
+    module.zero_grad()
+    module(whole)[0].square().sum().backward()  # the whole batch here: twice the mean
+    for g, p in zip(mean, module.parameters()):
+        torch.testing.assert_close(2 * g, p.grad)
+dist.destroy_process_group()
+print("same gradients")
+"""
+
+
+@pytest.mark.slow
+def test_torch_two_processes_share_gradients(tmp_path):
+    store = str(tmp_path / "store")
+    both = [
+        subprocess.Popen([sys.executable, "-W", "ignore", "-c", TWO_PROCESSES, str(rank), store],
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]  # fmt: skip
+    for process in both:
+        out, error = process.communicate(timeout=120)
+        assert out == "same gradients\n", error
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
@@ -651,9 +692,9 @@ def test_torch_under_autocast_stays_float32():
 # -- torch.compile -------------------------------------------------------------------------------
 
 
-def operation(module, x, h0=None, c0=None, masks=(), save=True):
+def operation(module, x, *states, masks=(), save=True):
     weights = [p.detach().clone().requires_grad_() for p in module.parameters()]
-    return (x, h0, c0, weights, list(masks), *module._arguments(), save)
+    return (x, list(states), weights, list(masks), *module._arguments(), save)
 
 
 @pytest.mark.slow
@@ -672,8 +713,10 @@ def test_torch_operation_passes_opcheck(options):
     x.requires_grad_()
     mask = torch.ones(5, 2, 8, dtype=torch.float64)
     masks = [mask] if ours.num_layers > 1 else []
-    torch.library.opcheck(torch_ops.lstm_op, operation(ours, x, *states, masks=masks))
-    torch.library.opcheck(torch_ops.lstm_op, operation(ours, x.detach(), masks=masks, save=False))
+    torch.library.opcheck(torch_ops.recurrent_op, operation(ours, x, *states, masks=masks))
+    torch.library.opcheck(
+        torch_ops.recurrent_op, operation(ours, x.detach(), masks=masks, save=False)
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -717,12 +760,11 @@ def test_torch_compiles_dropout_and_packed_sequences():
 def test_torch_operation_runs_forward_again_where_the_record_is_gone():
     _, ours = pair(3, 4)
     x = torch.randn(5, 2, 3, dtype=torch.float64)
-    *results, tape = torch_ops.lstm_op(*operation(ours, x))
+    *results, tape = torch_ops.recurrent_op(*operation(ours, x))
     arguments = operation(ours, x)[:-1]
     y = results[0].detach()
-    answers = [
-        torch_ops.lstm_backward_op(t, y, None, None, *arguments) for t in (tape, tape, tape.clone())
-    ]
+    backward = torch_ops.recurrent_backward_op
+    answers = [backward(t, y, None, None, *arguments) for t in (tape, tape, tape.clone())]
     torch.testing.assert_close(answers[0], answers[1])
     torch.testing.assert_close(answers[0], answers[2])
 
@@ -820,9 +862,9 @@ def test_torch_expression_matches_reference(fields, reverse, ragged):
 
     inputs = dict(x=leaf(x), h=leaf(h0), c=leaf(c0), **{k: leaf(w) for k, w in weights.items()})
     on = torch.tensor(np.arange(T)[:, None] < lengths) if ragged else None
-    results = torch_expression._cell(
-        spec, inputs["x"], inputs["h"], inputs["c"], {k: inputs[k] for k in weights}, on, reverse
-    )
+    start, tensors = (inputs["h"], inputs["c"]), {k: inputs[k] for k in weights}
+    y_, ends = torch_expression._cell(spec, inputs["x"], start, tensors, on, reverse)
+    results = (y_, *ends)
     for actual, expected in zip(results, (y, h_n, c_n), strict=True):
         np.testing.assert_allclose(actual.detach(), expected, rtol=1e-10, atol=1e-12)
     torch.autograd.backward(results, [torch.tensor(a) for a in (dy, dh, dc)])
@@ -857,6 +899,52 @@ def test_torch_variants(fields, packed):
     torch.testing.assert_close(engine, slow)  # the expression computes the same cell
     again = pickle.loads(pickle.dumps(ours))
     torch.testing.assert_close(again(x), ours(x))
+
+
+@pytest.mark.parametrize("fields", [
+    dict(peepholes="ifo"), dict(peepholes="io", coupled=True), dict(cell_clip=5.0),
+    dict(layer_norm=True),
+], ids=str)  # fmt: skip
+def test_torch_variants_gradgradcheck(monkeypatch, fields):
+    ours = ft.LSTM(2, 2, dtype=torch.float64, spec=Spec(**fields))
+    native, original = [], torch_second_order._products
+    monkeypatch.setattr(
+        torch_second_order, "_products", lambda *a: native.append(1) or original(*a)
+    )
+    names = [name for name, _ in ours.named_parameters()]
+
+    def function(x, *weights):
+        state = dict(zip(names, weights, strict=True))
+        y, state = torch.func.functional_call(ours, state, (x,))
+        return y, *state
+
+    x = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
+    inputs = (x, *(torch.randn_like(p).requires_grad_() for p in ours.parameters()))
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+    assert bool(native) == ("layer_norm" not in fields)
+
+
+def test_torch_peephole_lstm_learns():
+    """What PyTorch has not: it counts the steps since the last 1."""
+    torch.manual_seed(0)
+    lstm, head = ft.LSTM(1, 16, spec=Spec(peepholes="ifo")), torch.nn.Linear(16, 1)
+    x = (torch.rand(30, 64, 1) < 0.15).float()
+    since, target = torch.zeros(64, 1), torch.empty_like(x)
+    for t in range(len(x)):
+        since = torch.where(x[t] > 0, 0, since + 1)
+        target[t] = since / 10
+    start = lstm.weight_peephole_l0.detach().clone()
+    optimizer = torch.optim.Adam([*lstm.parameters(), *head.parameters()], lr=0.02)
+    losses = []
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = (head(lstm(x)[0]) - target).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.05 * losses[0]
+    assert ((lstm.weight_peephole_l0 - start).abs() > 1e-3).all()
 
 
 def test_torch_examples_run():
