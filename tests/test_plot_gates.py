@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Pictures of gates and gradients: what is drawn is what was computed."""
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -155,6 +158,14 @@ def test_plot_gradient_flow_refuses(flows, x, error, message):
         gradient_flow(flows, x, ax=ax)
     assert str(fault.value) == message
     assert not ax.lines
+
+
+def test_plot_gradient_flow_example_draws_its_picture(tmp_path):
+    docs = Path(__file__).parent.parent / "docs"
+    assert (docs / "gradient_flow.png").stat().st_size <= 100_000
+    path = tmp_path / "flow.png"
+    runpy.run_path(docs / "gradient_flow.py")["main"](path)
+    assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_plot_gates_are_in_plot():
