@@ -327,7 +327,7 @@ def probability(name, value):
 def float_dtype(name, value):
     """``value`` as the dtype float32 or float64."""
     try:
-        dtype = np.dtype(value)
+        dtype = None if value is None else np.dtype(value)  # of None NumPy makes float64
     except TypeError:
         dtype = None
     if dtype is None or dtype not in _DTYPES:  # None == float64 in NumPy

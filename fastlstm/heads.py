@@ -31,7 +31,8 @@ class Module:
     """
 
     def __init__(self, shapes, dtype):
-        self.dtype = None if dtype is None else checks.float_dtype("dtype", dtype)
+        nothing = dtype is None and not shapes
+        self.dtype = None if nothing else checks.float_dtype("dtype", dtype)
         self._parameters = Parameters(shapes, self.dtype or np.dtype("float32"))
 
     @property

@@ -157,6 +157,7 @@ def without(mapping, *names):
         (CONFIG | {"spec": "vanilla"}, STATE, "its config does not work: "),
         (CONFIG | {"spec": {"peepholes": "xyz"}}, STATE, "does not work: peepholes must be"),
         (CONFIG | {"dtype": "int8"}, STATE, "its config does not work: dtype"),
+        (CONFIG | {"dtype": None}, STATE, "its config does not work: dtype"),
         (CONFIG, without(STATE, "weight_hh_l0"), "weight_hh_l0 is missing"),
         (CONFIG, {}, "it needs 40 numbers or more, the file has 0"),
         (CONFIG, STATE | {"extra": np.zeros(2)}, "extra is unexpected"),

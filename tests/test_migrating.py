@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The code on docs/migrating.md runs, section by section, from top to bottom."""
 
+import os
 import re
 import textwrap
 from pathlib import Path
@@ -36,3 +37,18 @@ def test_migrating_from_pytorch_runs():
     pytest.importorskip("torch")
     names = run("From PyTorch")
     assert type(names["model"].lstm).__module__ == "fastlstm.torch"
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras'
+def test_migrating_from_keras_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", os.environ.get("KERAS_BACKEND", "torch"))
+    pytest.importorskip("keras", minversion="3")
+    pytest.importorskip("h5py")
+    monkeypatch.chdir(tmp_path)
+    names = run("From Keras")
+    kinds = [type(m).__name__ for m in names["model"].modules]
+    assert kinds == ["Masking", "LSTM", "LSTM", "LastState", "Dense", "Activation"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "model.keras", "model.weights.h5", "ours.keras",
+    ]  # fmt: skip
