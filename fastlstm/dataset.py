@@ -119,6 +119,12 @@ class Dataset:
                     f"of shape {expected}; for the first sample: {fault}"
                 ) from fault
         self.prediction_shape = (len(self), *prediction.shape[1:])
+        last = getattr(model, "modules", [model])[-1]
+        if loss is cross_entropy and getattr(last, "activation", None) == "softmax":
+            raise ValueError(
+                "loss cross_entropy takes logits, but the model ends in a softmax: train it "
+                "without, as Sequential(model.modules[:-1])"
+            )
         if loss is cross_entropy and self.y.ndim < prediction.ndim:
             check_labels(self.y, prediction.shape[-1], self.name + "y")
         # A prediction for every step of a ragged batch: the steps beyond a row's length are void.

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from test_modules import check_gradients
 
+from fastlstm.fit import fit
 from fastlstm.io import load, save
 from fastlstm.layer import LSTM
 from fastlstm.modules import (
@@ -234,3 +235,12 @@ def test_a_gradient_of_another_shape_is_refused(module):
     y, tape = module.forward(np.ones((2, 3, 4)))
     with pytest.raises(ValueError, match="dy must have shape"):
         module.backward(tape, np.ones((*y.shape, 2)))
+
+
+def test_a_softmax_twice_is_refused(rng):
+    """A classifier that was loaded with its softmax, and the loss that has one itself."""
+    model = Sequential([Dense(3, 4), Activation("softmax")])
+    x, labels = rng.normal(size=(8, 3)).astype("f4"), np.arange(8) % 4
+    with pytest.raises(ValueError, match="takes logits, but the model ends in a softmax"):
+        fit(model, x, labels, loss="cross_entropy", epochs=1)
+    fit(Sequential(model.modules[:-1]), x, labels, loss="cross_entropy", epochs=1)
