@@ -9,9 +9,11 @@ product; ``go_backwards`` leaves the outputs reversed; hard sigmoid is x/6 + 1/2
 import warnings
 from dataclasses import replace
 
+import numpy as np
+
 from . import keras_config
-from .layer import LSTM
 from .modules import (
+    MODULES,
     Activation,
     Dense,
     Dropout,
@@ -24,7 +26,7 @@ from .modules import (
 )
 from .spec import Spec
 from .tensorfile import brief
-from .weights import from_layout
+from .weights import PARAMETERS, from_layout
 
 __all__ = ["ACTIVATIONS", "Builder"]
 
@@ -298,39 +300,53 @@ class Builder:
     def _cell(self, layer, options, groups):
         """The recurrent layer itself, with its weights."""
         bias = options.flag("use_bias", True)
+        kind, layout, variant = _VARIANTS[layer.kind](self, options)
         names = ["kernel", "recurrent_kernel", "bias"][: 2 + bias]
         weights = []
         for group in groups:
+            arrays = self._arrays(layer, group, names)
             try:
-                weights.append(from_layout("keras", self._arrays(layer, group, names)))
+                weights.append(from_layout(layout, arrays, cell=kind.lower()))
             except ValueError as error:
                 raise self._fault(f"the weights of {layer} do not fit it: {error}") from error
+        if layout == "keras_reset_before" and bias:  # which has one bias
+            weights = [{**w, "b_hh": np.zeros_like(w["b_ih"])} for w in weights]
         units, size = options.take("units"), weights[0]["w_ih"].shape[1]
         if weights[0]["w_hh"].shape[1] != units:
             raise self._fault(
                 f"{layer} has units={brief(units)}, but weights of {weights[0]['w_hh'].shape[1]}"
             )
-        module = LSTM(
+        module = MODULES[kind](
             size,
             units,
             bias=bias,
             batch_first=True,
             bidirectional=len(groups) == 2,
-            spec=self._spec(options),
             dtype=self.dtype,
+            **variant,
         )
         state = {
-            f"{_NAMES[name]}_l0{direction}": array
+            f"{PARAMETERS[name]}_l0{direction}": array
             for direction, arrays in zip(("", "_reverse"), weights, strict=False)
             for name, array in arrays.items()
         }
         self._load(layer, module, state)
         return module
 
-    def _spec(self, options):
+    def _lstm(self, options):
         squash = self._squash(options, "activation", "tanh")
         gate = self._squash(options, "recurrent_activation", "sigmoid")
-        return Spec(gate=gate, candidate=squash, output=squash)
+        return "LSTM", "keras", {"spec": Spec(gate=gate, candidate=squash, output=squash)}
+
+    def _gru(self, options):
+        candidate = self._squash(options, "activation", "tanh")
+        gate = self._squash(options, "recurrent_activation", "sigmoid")
+        after = options.flag("reset_after", True)
+        layout = "keras" if after else "keras_reset_before"
+        return "GRU", layout, {"gate": gate, "candidate": candidate, "reset_after": after}
+
+    def _rnn(self, options):
+        return "RNN", "keras", {"nonlinearity": self._squash(options, "activation", "tanh")}
 
     def _squash(self, options, name, default):
         found = self._activation_of(options, name, default)
@@ -339,7 +355,8 @@ class Builder:
         return found
 
 
-_NAMES = {"w_ih": "weight_ih", "w_hh": "weight_hh", "b": "bias"}
+# By Keras' class, what gives ours, the layout of its weights, and what else makes it
+_VARIANTS = {"LSTM": Builder._lstm, "GRU": Builder._gru, "SimpleRNN": Builder._rnn}
 
 
 def _plain(value):

@@ -6,7 +6,6 @@ The other way round from keras_layers.py, with the same conventions.
 
 from .keras_config import GROUPS
 from .keras_layers import ACTIVATIONS
-from .layer import LSTM
 from .modules import (
     Activation,
     Dense,
@@ -173,6 +172,8 @@ class Writer:
 
     def _recurrent(self, m, rest, backwards):
         """Write a stack of recurrent layers, and what belongs to it; how many members it was."""
+        if type(m).__name__ not in _KINDS:
+            raise ValueError(f"Keras has no {type(m).__name__}")
         if backwards and (m.num_layers > 1 or m.bidirectional):
             raise ValueError("Keras has no Reverse before several layers or two directions")
         last = bool(rest) and isinstance(rest[0], LastState)
@@ -186,8 +187,8 @@ class Writer:
             cells = weights[layer * D : layer * D + D]
             options = {"return_sequences": not (last and top), **_cell_options(m, self._dtype)}
             options["units"] = cells[0]["w_hh"].shape[1]
-            arrays = [_cell_arrays(w) for w in cells]
-            kind = _KINDS[type(m)]
+            arrays = [_cell_arrays(m, w) for w in cells]
+            kind = _KINDS[type(m).__name__]
             if m.bidirectional:
                 self._bidirectional(kind, options, arrays, rest[0].mode if merge else "concat")
             else:
@@ -215,7 +216,7 @@ class Writer:
 
 
 _SIZES = ("input_size", "in_features")
-_KINDS = {LSTM: "LSTM"}
+_KINDS = {"LSTM": "LSTM", "GRU": "GRU", "RNN": "SimpleRNN"}
 
 
 def _object(kind, options, module="keras.layers"):
@@ -249,21 +250,30 @@ def _activation(value, dtype):
 
 def _cell_options(m, dtype):
     """The options of a recurrent layer that say what its cell computes."""
-    refused = dict(m.spec.changed)
-    gate = _activation(refused.pop("gate", "sigmoid"), dtype)
-    squash = refused.pop("candidate", "tanh"), refused.pop("output", "tanh")
-    if squash[0] != squash[1]:
-        raise ValueError(f"Keras has one activation for candidate and output, not {squash}")
-    refused |= {name: 1 for name in ("proj_size", "learn_state") if getattr(m, name, 0)}
+    kind = type(m).__name__
+    spec = m.spec.changed if kind == "LSTM" else {}
+    refused = {k: v for k, v in spec.items() if k not in ("gate", "candidate", "output")}
+    for name in ("proj_size", "learn_state", "clip"):
+        if getattr(m, name, None):
+            refused[name] = getattr(m, name)
     if refused:
-        raise ValueError(f"Keras' {_KINDS[type(m)]} has no {', '.join(refused)}")
-    return {
-        "activation": _activation(squash[0], dtype),
-        "recurrent_activation": gate,
+        raise ValueError(f"Keras' {_KINDS[kind]} has no {', '.join(refused)}")
+    if kind == "RNN":
+        return {"activation": _activation(m.nonlinearity, dtype), "use_bias": m.bias}
+    cell = m.spec if kind == "LSTM" else m
+    if kind == "LSTM" and cell.candidate != cell.output:
+        pair = cell.candidate, cell.output
+        raise ValueError(f"Keras has one activation for candidate and output, not {pair}")
+    options = {
+        "activation": _activation(cell.candidate, dtype),
+        "recurrent_activation": _activation(cell.gate, dtype),
         "use_bias": m.bias,
     }
+    return options if kind == "LSTM" else {**options, "reset_after": m.reset_after}
 
 
-def _cell_arrays(weights):
+def _cell_arrays(m, weights):
     """kernel, recurrent_kernel and, where there is one, bias."""
-    return list(to_layout("keras", weights).values())
+    before = not getattr(m, "reset_after", True)
+    layout = "keras_reset_before" if before else "keras"
+    return list(to_layout(layout, weights, cell=type(m).__name__.lower()).values())

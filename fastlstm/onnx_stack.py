@@ -16,6 +16,7 @@ from .modules import MODULES, Activation, Dense, Embedding, Flatten, LastState, 
 from .onnx import load
 from .onnx_recurrent import RecurrentNode
 from .tensorfile import Fault
+from .weights import PARAMETERS
 
 __all__ = ["load_stack"]
 
@@ -205,10 +206,8 @@ def _recurrent(kind, step, fault):
     layer = MODULES[_CLASSES[kind]](
         I, H, bidirectional=len(cells) == 2, dtype=cells[0]["w_ih"].dtype.name, **options
     )
-    names = {"w_ih": "weight_ih", "w_hh": "weight_hh", "b": "bias", "b_ih": "bias_ih",
-             "b_hh": "bias_hh", "w_peephole": "weight_peephole"}  # fmt: skip
     layer.load_state_dict({
-        f"{names[name]}_l0{suffix}": a
+        f"{PARAMETERS[name]}_l0{suffix}": a
         for suffix, cell in zip(("", "_reverse"), cells, strict=False)
         for name, a in cell.items()
     })  # fmt: skip

@@ -16,7 +16,7 @@ import numpy as np
 
 from .modules import MODULES, Activation, Dense, Dropout, LastState, Sequential, is_recurrent
 from .tensorfile import Fault, FormatError, brief, parse_json, replace_file
-from .weights import from_layout, to_layout
+from .weights import PARAMETERS, from_layout, to_layout
 
 __all__ = ["FormatError", "load", "save"]
 
@@ -122,12 +122,8 @@ def _recurrent(kind, name, weights, dtype, fault):
     _check_finite(name, cell, fault)
     H, I = cell["w_hh"].shape[1], cell["w_ih"].shape[1]
     module = MODULES[_CELLS[kind]](I, H, batch_first=True, dtype=dtype)
-    module.load_state_dict({f"{_WEIGHTS[w]}_l0": a for w, a in cell.items()})
+    module.load_state_dict({f"{PARAMETERS[w]}_l0": a for w, a in cell.items()})
     return module
-
-
-_WEIGHTS = {"w_ih": "weight_ih", "w_hh": "weight_hh", "b": "bias", "b_ih": "bias_ih",
-            "b_hh": "bias_hh"}  # fmt: skip
 
 
 def _dense(name, weights, dtype, fault):

@@ -19,7 +19,18 @@ import numpy as np
 from . import checks
 from .layouts import AXES, CELLS, GATES, LAYOUTS, OWN
 
-__all__ = ["CELLS", "LAYOUTS", "from_layout", "to_layout"]
+__all__ = ["CELLS", "LAYOUTS", "PARAMETERS", "from_layout", "to_layout"]
+
+# The names of weights here -> what the names of a layer's parameters begin with
+PARAMETERS = {
+    "w_ih": "weight_ih",
+    "w_hh": "weight_hh",
+    "b": "bias",
+    "b_ih": "bias_ih",
+    "b_hh": "bias_hh",
+    "w_peephole": "weight_peephole",
+    "w_proj": "weight_hr",
+}
 
 
 def from_layout(name, arrays, *, cell="lstm", hidden_size=None, forget_bias=None):

@@ -119,6 +119,8 @@ def test_a_plain_state_dict(tmp_path, capsys, head, bidirectional):
         fl.LSTM(3, 5, batch_first=True),
         fl.LSTM(3, 5, 3, bias=False, bidirectional=True, batch_first=True, dtype="float64"),
         fl.LSTM(3, 5, 2, proj_size=2, batch_first=True),
+        fl.GRU(3, 5, 2, batch_first=True, bidirectional=True),
+        fl.RNN(3, 5, batch_first=True, bias=False),
     ],
     ids=repr,
 )
@@ -250,6 +252,19 @@ class TestPyTorch:
             got = fl.load(tmp_path / "b.safetensors").predict(x.numpy())
             np.testing.assert_allclose(got, want, atol=1e-6)
 
+    @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+    def test_layers_there_and_back(self, tmp_path, kind):
+        torch = pytest.importorskip("torch")
+        theirs = getattr(torch.nn, kind)(3, 5, 2, bidirectional=True, batch_first=True)
+        torch.save(theirs.state_dict(), tmp_path / "a.pt")
+        report = convert(tmp_path / "a.pt", tmp_path / "b.safetensors")
+        assert any("with tanh" in note for note in report.notes) is (kind == "RNN")
+        x = torch.randn(4, 6, 3)
+        got = fl.load(tmp_path / "b.safetensors")(x.numpy())[0]
+        np.testing.assert_allclose(got, theirs(x)[0].detach().numpy(), atol=1e-6)
+        report = convert(tmp_path / "b.safetensors", tmp_path / "c.pt")
+        assert report.runner.startswith("PyTorch")
+
     def test_a_pickle_is_not_executed(self, tmp_path, capsys):
         torch = pytest.importorskip("torch")
 
@@ -272,6 +287,8 @@ class TestPyTorch:
         for model, text in [
             (fl.Sequential([fl.LSTM(2, 3, batch_first=True), fl.Flatten()]), "nothing for Flatten"),
             (fl.LSTM(2, [3, 4]), "hidden_size"),
+            (fl.GRU(2, 3, reset_after=False), "GRU has no reset_after=False"),
+            (fl.RNN(2, 3, nonlinearity="relu"), "RNN has no nonlinearity='relu'"),
         ]:
             fl.save(tmp_path / "a.safetensors", model)
             with pytest.raises(ValueError, match=text):

@@ -27,16 +27,17 @@ def config(*layers):
     return {"class_name": "Sequential", "config": {"name": "model", "layers": list(layers)}}
 
 
-def constant_cell(units, size, gates=4, bias=0.03, unit_forget_bias=True):
-    """kernel, recurrent_kernel, bias as Keras' tests initialise them."""
-    kernel = np.full((size, gates * units), 0.01, "f4")
-    recurrent = np.full((units, gates * units), 0.02, "f4")
-    if bias is None:
-        return [kernel, recurrent]
-    b = np.full(gates * units, bias, "f4")
-    if unit_forget_bias:
+def constant_cell(units, size, kind="LSTM", *, use_bias=True, unit_forget_bias=True,
+                  reset_after=True):  # fmt: skip
+    """kernel, recurrent_kernel, bias as Keras' tests initialise them: 0.01, 0.02, 0.03."""
+    n = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}[kind] * units
+    arrays = [np.full((size, n), 0.01, "f4"), np.full((units, n), 0.02, "f4")]
+    if not use_bias:
+        return arrays
+    b = np.full((2, n) if kind == "GRU" and reset_after else n, 0.03, "f4")
+    if kind == "LSTM" and unit_forget_bias:
         b[units : 2 * units] = 1
-    return [kernel, recurrent, b]
+    return [*arrays, b]
 
 
 @pytest.fixture
@@ -49,43 +50,97 @@ def loaded(path, *layers, **arrays):
     return fl.keras.load(path)
 
 
-# -- the numbers of keras/src/layers/rnn/lstm_test.py ------------------------------------------
+# -- the numbers of lstm_test.py, gru_test.py and simple_rnn_test.py in keras/src/layers/rnn ----
 
-SEQUENCE = np.arange(72).reshape(3, 6, 4).astype("f4")
-NUMBERS = [
-    ({}, {}, [0.6288687, 0.86899155, 0.9460773]),
-    ({"go_backwards": True}, {}, [0.35622165, 0.74789524, 0.8872726]),
-    ({"unroll": True}, {}, [0.6288687, 0.86899155, 0.9460773]),
-    (
-        {"unit_forget_bias": False},
-        {"unit_forget_bias": False},
-        [0.57019705, 0.8661914, 0.9459622],
-    ),
-    ({"use_bias": False}, {"bias": None}, [0.54986924, 0.86226785, 0.9443936]),
+
+def sequence(*shape):
+    return np.arange(np.prod(shape)).reshape(shape).astype("f4")
+
+
+def constant_model(path, kind, units, size, before=(), **options):
+    """One recurrent layer with constant weights."""
+    names = ("use_bias", "unit_forget_bias", "reset_after")
+    weights = {name: options[name] for name in names if name in options}
+    group = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "simple_rnn"}[kind]
+    cell = {f"{group}/cell": constant_cell(units, size, kind, **weights)}
+    return loaded(path, *before, layer(kind, units=units, **options), **cell)
+
+
+NUMBERS = [  # kind, options, shape of the sequence, units, the rows
+    ("LSTM", {}, (3, 6, 4), 3, [0.6288687, 0.86899155, 0.9460773]),
+    ("LSTM", {"go_backwards": True}, (3, 6, 4), 3, [0.35622165, 0.74789524, 0.8872726]),
+    ("LSTM", {"unroll": True}, (3, 6, 4), 3, [0.6288687, 0.86899155, 0.9460773]),
+    ("LSTM", {"unit_forget_bias": False}, (3, 6, 4), 3, [0.57019705, 0.8661914, 0.9459622]),
+    ("LSTM", {"use_bias": False}, (3, 6, 4), 3, [0.54986924, 0.86226785, 0.9443936]),
+    ("GRU", {}, (3, 6, 4), 3, [0.5217289, 0.6371659, 0.39384964]),
+    ("GRU", {"go_backwards": True}, (3, 6, 4), 3, [0.24406259, 0.611516, 0.3928808]),
+    ("GRU", {"reset_after": False}, (3, 6, 4), 3, [0.51447755, 0.6426879, 0.40208298]),
+    ("GRU", {"use_bias": False}, (3, 6, 4), 3, [0.49988455, 0.64701194, 0.4103359]),
+    ("SimpleRNN", {}, (2, 3, 4), 4, [0.405432, 0.73605347]),
+    ("SimpleRNN", {"go_backwards": True}, (2, 3, 4), 4, [0.11144729, 0.5528889]),
 ]
 
 
-@pytest.mark.parametrize(("options", "weights", "rows"), NUMBERS)
-def test_lstm_numbers_of_keras(path, options, weights, rows):
-    arrays = {"lstm/cell": constant_cell(3, 4, **weights)}
-    model = loaded(path, layer("LSTM", units=3, **options), **arrays)
-    want = np.repeat(np.array(rows)[:, None], 3, axis=1)
-    np.testing.assert_allclose(model.predict(SEQUENCE), want, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize(("kind", "options", "shape", "units", "rows"), NUMBERS)
+def test_numbers_of_keras(path, kind, options, shape, units, rows):
+    model = constant_model(path, kind, units, shape[-1], **options)
+    want = np.repeat(np.array(rows)[:, None], units, axis=1)
+    np.testing.assert_allclose(model.predict(sequence(*shape)), want, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("backwards", "want"),
-    [
-        (False, [[0.20574439, 0.3558822], [0.64930826, 0.66276]]),
-        (True, [[0.13281618, 0.2790356], [0.5839337, 0.5992567]]),
-    ],
-)
-def test_lstm_numbers_of_keras_with_an_initial_state(path, backwards, want):
-    cell = {"lstm/cell": constant_cell(2, 3)}
-    model = loaded(path, layer("LSTM", units=2, go_backwards=backwards), **cell)
-    state = np.arange(4).reshape(1, 2, 2).astype("f4")
-    x = np.arange(24).reshape(2, 4, 3).astype("f4")
-    np.testing.assert_allclose(model(x, state=(state, state)), want, atol=1e-5, rtol=1e-5)
+STARTED = [  # kind, backwards, units, what comes of the initial state 0, 1, 2, ...
+    ("LSTM", False, 2, [[0.20574439, 0.3558822], [0.64930826, 0.66276]]),
+    ("LSTM", True, 2, [[0.13281618, 0.2790356], [0.5839337, 0.5992567]]),
+    ("GRU", False, 2, [[0.23774096, 0.33508456], [0.83659905, 1.0227708]]),
+    ("GRU", True, 2, [[0.13486053, 0.23261218], [0.78257304, 0.9691353]]),
+    ("SimpleRNN", False, 4, [[0.33621645] * 4, [0.6262637] * 4]),
+    ("SimpleRNN", True, 4, [[0.07344437] * 4, [0.43043602] * 4]),
+]
+
+
+@pytest.mark.parametrize(("kind", "backwards", "units", "want"), STARTED)
+def test_numbers_of_keras_with_an_initial_state(path, kind, backwards, units, want):
+    model = constant_model(path, kind, units, 3, go_backwards=backwards)
+    h = sequence(1, 2, units)
+    y = model(sequence(2, 4, 3), state=(h, h) if kind == "LSTM" else h)
+    np.testing.assert_allclose(y, want, atol=1e-5, rtol=1e-5)
+
+
+MASKED = [  # kind, options, units, mask, what comes of it
+    ("LSTM", {}, 2, ["1110", "1100"], [[0.11755939] * 2, [0.28556206] * 2]),
+    ("LSTM", {"go_backwards": True}, 2, ["0111", "0011"], [[0.15341201] * 2, [0.3844719] * 2]),
+    ("GRU", {}, 2, ["1101", "1001"], [[0.19393763] * 2, [0.30818558] * 2]),
+    ("SimpleRNN", {}, 4, ["1101", "1001"], [[0.32951632] * 4, [0.61799484] * 4]),
+    (
+        "LSTM",
+        {"return_sequences": True},
+        2,
+        ["1110", "1100"],
+        [
+            [[0.0158891] * 2, [0.05552048] * 2, [0.11755939] * 2, [0.11755939] * 2],
+            [[0.14185596] * 2, [0.28556206] * 2, [0.28556206] * 2, [0.28556206] * 2],
+        ],
+    ),
+    (
+        "SimpleRNN",
+        {"return_sequences": True},
+        2,
+        ["1101", "1001"],
+        [
+            [[0.0599281] * 2, [0.15122814] * 2, [0.15122814] * 2, [0.32394567] * 2],
+            [[0.3969304] * 2, [0.3969304] * 2, [0.3969304] * 2, [0.608085] * 2],
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "units", "mask", "want"), MASKED)
+def test_numbers_of_keras_under_a_mask(path, kind, options, units, mask, want):
+    before = [layer("Masking", mask_value=-1.0)]
+    model = constant_model(path, kind, units, 3, before, **options)
+    x = sequence(2, 4, 3)
+    x[np.array([[c == "0" for c in row] for row in mask])] = -1.0
+    np.testing.assert_allclose(model.predict(x), want, atol=1e-5, rtol=1e-5)
 
 
 # -- what is written and refused ---------------------------------------------------------------

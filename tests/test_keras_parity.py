@@ -84,7 +84,7 @@ def both(model, path, x):
     return model.predict(x, verbose=0), loaded.predict(x), loaded
 
 
-CELLS = {"LSTM": L.LSTM}
+CELLS = {"LSTM": L.LSTM, "GRU": L.GRU, "SimpleRNN": L.SimpleRNN}
 OPTIONS = {
     "plain": {},
     "no bias": {"use_bias": False},
@@ -99,13 +99,24 @@ GATES = {  # of the cells that have them
     "hard sigmoid, elu": {"recurrent_activation": "hard_sigmoid", "activation": "elu"},
     "swapped": {"recurrent_activation": "tanh", "activation": "sigmoid"},
 }
+RESETS = {  # of the GRU
+    "reset before": {"reset_after": False},
+    "reset before, no bias": {"reset_after": False, "use_bias": False},
+}
+
+
+def options_of(name):
+    gates = {} if name == "SimpleRNN" else GATES
+    return OPTIONS | gates | (RESETS if name == "GRU" else {})
+
+
 MODELS = {
     **{
         f"{name}, {label}, {'all' if steps else 'last'}": lambda cell=cell, o=o, s=steps: (
             sequential(cell(5, return_sequences=s, **o))
         )
         for name, cell in CELLS.items()
-        for label, o in {**OPTIONS, **(GATES if name != "SimpleRNN" else {})}.items()
+        for label, o in options_of(name).items()
         for steps in (True, False)
     },
     **{

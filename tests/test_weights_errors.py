@@ -181,4 +181,6 @@ def test_a_cell_that_is_unknown():
             convert("keras", {}, cell="slstm")
         with pytest.raises(ValueError, match="name must be one of pytorch, keras, onnx, got 'fl"):
             convert("flax", {}, cell="rnn")
-    assert set(weights.__all__) == {"CELLS", "LAYOUTS", "from_layout", "to_layout"}
+    assert set(weights.__all__) == {
+        "CELLS", "LAYOUTS", "PARAMETERS", "from_layout", "to_layout",
+    }  # fmt: skip

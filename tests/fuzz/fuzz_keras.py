@@ -100,9 +100,10 @@ def seeds():
     yield bytes([CONFIG]) + MEMBERS["config.json"]
     yield bytes([HDF5]) + MEMBERS["model.weights.h5"]
     buffer = io.BytesIO()  # as newer versions of the format have it
-    with h5py.File(buffer, "w", libver="latest") as new, h5py.File(
-        io.BytesIO(MEMBERS["model.weights.h5"])
-    ) as old:
+    with (
+        h5py.File(buffer, "w", libver="latest") as new,
+        h5py.File(io.BytesIO(MEMBERS["model.weights.h5"])) as old,
+    ):
         for name in old:
             old.copy(name, new)
     yield bytes([HDF5]) + buffer.getvalue()
