@@ -82,3 +82,39 @@ def run_torch(name, arguments, inputs, weights):
 def limit_of(arguments, dtype):
     """PyTorch's own rounding errors come on top of ours; a layer carries on those below it."""
     return 2 * arguments.get("num_layers", 1) * tolerance(dtype, Shape(B=4))
+
+
+def run_onnxruntime(op, x, weights, h0, lengths, **attributes):
+    """y and h_n of ONNX's GRU or RNN in ONNX Runtime, one layer forward in float32.
+
+    ONNX has the gates of a GRU in the order z r h, and y as (T, D, B, H).
+    """
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    (T, B, _), H = x.shape, h0.shape[1]
+
+    def gates(a):
+        return a if op == "RNN" else a.reshape(3, H, -1)[[1, 0, 2]].reshape(a.shape)
+
+    w_ih, w_hh, *biases = map(gates, weights)
+    feeds = dict(X=x, W=w_ih[None], R=w_hh[None], B=np.concatenate(biases)[None],
+                 sequence_lens=np.array(lengths, np.int32), initial_h=h0[None])  # fmt: skip
+    node = helper.make_node(op, list(feeds), ["Y", "Y_h"], hidden_size=H, **attributes)
+    inputs = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        for n, a in feeds.items()
+    ]
+    outputs = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
+        for n, s in dict(Y=(T, 1, B, H), Y_h=(1, B, H)).items()
+    ]
+    model = helper.make_model(
+        helper.make_graph([node], "cell", inputs, outputs),
+        opset_imports=[helper.make_opsetid("", 22)], ir_version=10,
+    )  # fmt: skip
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    y, h_n = session.run(None, feeds)
+    return y[:, 0], h_n[0]

@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from comparison import assert_matches
-from sibling_peers import KINDS, STACKS, draw_stack, limit_of, run_ours, run_torch
+from sibling_peers import (
+    KINDS,
+    STACKS,
+    draw_stack,
+    limit_of,
+    run_onnxruntime,
+    run_ours,
+    run_torch,
+)
 
 import fastlstm as fl
 
@@ -67,3 +75,44 @@ def test_siblings_state_dict_goes_to_pytorch_and_back(kind):
     again = getattr(fl, name)(5, 9, 2, bidirectional=True, **options, seed=1)
     again.load_state_dict(theirs.state_dict())
     np.testing.assert_array_equal(again.flat, ours.flat)
+
+
+# our options -> ONNX's attributes
+ONNX = {
+    "gru-after": ("GRU", dict(reset_after=True), dict(linear_before_reset=1)),
+    "gru-before": ("GRU", dict(reset_after=False), dict(linear_before_reset=0)),
+    "gru-after-clip": (
+        "GRU", dict(reset_after=True, clip=0.5), dict(linear_before_reset=1, clip=0.5),
+    ),
+    "gru-before-clip": ("GRU", dict(reset_after=False, clip=0.5), dict(clip=0.5)),
+    "gru-hard": (
+        "GRU", dict(gate=("hard_sigmoid", 0.3, 0.4), candidate="softsign"),
+        dict(linear_before_reset=1, activations=["HardSigmoid", "Softsign"],
+             activation_alpha=[0.3], activation_beta=[0.4]),
+    ),
+    "rnn": ("RNN", {}, {}),
+    "rnn-clip": ("RNN", dict(clip=0.5), dict(clip=0.5)),
+    "rnn-relu": ("RNN", dict(nonlinearity="relu"), dict(activations=["Relu"])),
+    "rnn-leaky": (
+        "RNN", dict(nonlinearity=("leaky_relu", 0.2)),
+        dict(activations=["LeakyRelu"], activation_alpha=[0.2]),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ONNX)
+def test_siblings_parity_with_onnxruntime(implementation, name):
+    op, options, attributes = ONNX[name]
+    rng = np.random.default_rng(0)
+    gates, lengths = (3 if op == "GRU" else 1), [5, 7, 2, 1]
+    shapes = [(gates * 9, 5), (gates * 9, 9), (gates * 9,), (gates * 9,)]
+    weights = [rng.standard_normal(s).astype("float32") / 2 for s in shapes]
+    x, h0 = (rng.standard_normal(s).astype("float32") for s in [(7, 4, 5), (4, 9)])
+    expected = run_onnxruntime(op, x, weights, h0, lengths, **attributes)
+    w_ih, w_hh, b_ih, b_hh = weights
+    biases = (b_ih, b_hh) if op == "GRU" else (b_ih + b_hh,)
+    forward = getattr(implementation, f"{op.lower()}_forward")
+    results = forward(x, w_ih, w_hh, *biases, h0, lengths=lengths, **options)
+    for computed, answer in zip(results[:2], expected, strict=True):
+        np.testing.assert_allclose(computed, answer, rtol=1e-5, atol=2e-6)
