@@ -75,8 +75,6 @@ class Network(BaseEstimator):
     def _cell(self):
         """The class of the recurrent layer."""
         check_choice("cell", self.cell, CELLS)
-        if self.cell.upper() not in MODULES:
-            raise NotImplementedError(f"cell={self.cell!r} cannot be computed yet, cell='lstm' can")
         if self.cell != "lstm" and self.spec is not None:
             raise ValueError(f"spec is for cell='lstm' only, got cell={self.cell!r}")
         return MODULES[self.cell.upper()]
