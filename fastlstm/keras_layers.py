@@ -91,15 +91,20 @@ class Builder:
             self._same_dtype(layer, options.take("dtype"))
         modules = self.makers[layer.kind](layer, options)
         options.done()
-        for module in modules if self._features is not None else ():
-            if (
-                size := getattr(module, "input_size", getattr(module, "in_features", None))
-            ) is None:
-                continue
-            if size != self._features:
-                raise self._fault(f"{layer} takes {size} features, its input has {self._features}")
-            self._features = None
+        self._check_input(layer, modules)
+        if any(isinstance(m, (Flatten, LastState)) for m in modules):
+            self._mask = False
         return modules
+
+    def _check_input(self, layer, modules):
+        """The first layer that has weights must take what the input of the model says."""
+        for module in modules if self._features is not None else ():
+            size = getattr(module, "input_size", getattr(module, "in_features", None))
+            if size not in (None, self._features):
+                raise self._fault(f"{layer} takes {size} features, its input has {self._features}")
+            if size is not None:
+                self._features = None
+                return
 
     # -- options and weights that several layers have ------------------------------------------
 
@@ -151,11 +156,10 @@ class Builder:
             slope = options.number("negative_slope", 0.3)
         elif layer.kind == "ReLU":
             slope = options.number("negative_slope", 0.0)
-            for name in ("max_value", "threshold"):
-                if (value := options.take(name)) not in (None, 0):
-                    raise options.unsupported(name, value)
-                if name == "max_value" and value == 0:
-                    raise options.unsupported(name, value)
+            if (most := options.take("max_value")) is not None:
+                raise options.unsupported("max_value", most)
+            if threshold := options.number("threshold"):
+                raise options.unsupported("threshold", threshold)
         elif layer.kind == "Softmax":
             if self._mask:
                 raise self._fault(f"{layer} under a mask is not supported")

@@ -51,6 +51,7 @@ class Writer:
         self._members = _flat(model)
         self._counts, self.arrays, self._layers = {}, {}, []
         self._sequence = any(is_recurrent(m) or isinstance(m, Reverse) for m in self._members)
+        self._mask = False  # whether one goes with the sequence here
         self._check_layout()
         first = self._input()
         k = 0
@@ -159,9 +160,11 @@ class Writer:
             output_dim=m.embedding_dim,
             mask_zero=m.mask_zero,
         )
+        self._mask = m.mask_zero
         self._add("Embedding", options, {"": [m.state_dict()["weight"]]})
 
     def _masking(self, m):
+        self._mask = True
         self._add("Masking", self._options("Masking", mask_value=m.mask_value))
 
     def _flatten(self, m):
@@ -178,6 +181,8 @@ class Writer:
             raise ValueError("Keras has no Reverse before several layers or two directions")
         last = bool(rest) and isinstance(rest[0], LastState)
         rest = rest[last:]
+        if backwards and self._mask and not last:
+            raise ValueError("Keras reverses the outputs of go_backwards, but not their mask")
         merge = isinstance(rest[0], MergeDirections) if rest else False
         if merge and not (m.bidirectional and m.num_layers == 1):
             raise ValueError("Keras has MergeDirections behind one bidirectional layer alone")
@@ -197,7 +202,7 @@ class Writer:
             if m.dropout and not top:
                 self._dropout(Dropout(m.dropout))
         if last:
-            self._sequence = False
+            self._sequence = self._mask = False
         return 1 + last + merge
 
     def _bidirectional(self, kind, options, arrays, merge):

@@ -196,6 +196,11 @@ NOT_KERAS = [
         ValueError,
         r"one activation for candidate and output, not \('relu', 'tanh'\)",
     ),
+    (
+        fl.Sequential([fl.Masking(), fl.Reverse(True), fl.LSTM(3, 4, batch_first=True)]),
+        ValueError,
+        "reverses the outputs of go_backwards, but not their mask",
+    ),
     (fl.Reverse(batch_first=True), ValueError, "Keras has no Reverse but as go_backwards"),
     (fl.MergeDirections("sum"), ValueError, "Keras has no MergeDirections but in"),
     (fl.Activation(("hard_sigmoid", 0.2, 0.5)), ValueError, "Keras has no activation"),

@@ -216,7 +216,8 @@ MASKED = {
         L.LSTM(2, go_backwards=True),
         L.Dense(3),
     ],
-    "flatten": lambda: [L.LSTM(4, return_sequences=True), L.Flatten(), L.Dense(3)],
+    "flatten": lambda: [L.LSTM(4, return_sequences=True), L.Flatten(), L.Dense(3), L.Softmax()],
+    "softmax behind": lambda: [L.LSTM(4), L.Softmax()],
 }
 
 

@@ -24,8 +24,9 @@ from fuzz_safetensors import changed
 from harness import run
 
 ZIP, CONFIG, HDF5 = range(3)
-WORDS = ["LSTM", "GRU", "Dense", "Bidirectional", "Masking", "InputLayer", "Lambda", "relu",
-         "keras.layers", "builtins", "softmax", "sum", "float64", [None, 5, 3]]  # fmt: skip
+WORDS = ["LSTM", "GRU", "SimpleRNN", "Dense", "Bidirectional", "Masking", "InputLayer",
+         "Lambda", "relu", "keras.layers", "builtins", "softmax", "sum", "float64",
+         [None, 5, 3]]  # fmt: skip
 
 
 def model():
@@ -33,8 +34,10 @@ def model():
         fl.Masking(-1.0),
         fl.LSTM(3, 2, batch_first=True, bidirectional=True, seed=0),
         fl.MergeDirections("sum"),
+        fl.GRU(2, 3, batch_first=True, reset_after=False, seed=1),
+        fl.RNN(3, 2, batch_first=True, bidirectional=True, nonlinearity="relu", seed=1),
         fl.Reverse(batch_first=True),
-        fl.LSTM(2, 2, batch_first=True, seed=1),
+        fl.GRU(4, 2, batch_first=True, seed=1),
         fl.LastState(),
         fl.Dense(2, 1, activation="tanh", seed=2),
         fl.Activation(("leaky_relu", 0.3)),

@@ -40,7 +40,7 @@ def mutate(data, most, seed):
 def seeds():
     models = [
         fl.Sequential([fl.LSTM(1, 2, batch_first=True, seed=0), fl.Dense(2, 1, activation="tanh")]),
-        fl.Sequential([fl.Dense(2, 3), fl.Activation("softmax"), fl.LSTM(3, 2, batch_first=True)]),
+        fl.Sequential([fl.Dense(2, 3), fl.Activation("softmax"), fl.GRU(3, 2, batch_first=True)]),
     ]
     with tempfile.TemporaryDirectory() as folder:
         for model in models:

@@ -64,6 +64,7 @@ def seeds():
     models = [
         fl.LSTM(2, 3, 2, bidirectional=True, seed=0),
         fl.LSTM(2, 4, proj_size=2, spec=fl.Spec(peepholes="ifo"), dtype="float64"),
+        fl.Sequential([fl.GRU(2, [3, 2], learn_state=True), fl.RNN(2, 2), fl.SLSTM(2, 2)]),
         fl.Sequential([fl.Embedding(5, 2, mask_zero=True), fl.LSTM(2, 3, batch_first=True),
                        fl.LastState(), fl.Dropout(0.1), fl.Dense(3, 1, activation="tanh"),
                        fl.Activation(("elu", 0.5))]),
