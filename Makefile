@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 ARGS ?=
 # Tests compare numbers, not speed: few BLAS threads, so that two cores are not fought over.
 LIMITED := OPENBLAS_NUM_THREADS=2 OMP_NUM_THREADS=2
-PYTHON_FILES := setup.py .ci fastlstm $(wildcard docs tests benchmarks)
+PYTHON_FILES := setup.py .ci fastlstm $(wildcard docs tests benchmarks examples)
 C_FILES = $(wildcard csrc/*.c csrc/*.h)
 CYTHON_FILES = $(wildcard fastlstm/*.pyx fastlstm/*.pxd)
 
