@@ -13,7 +13,6 @@ from .cli_arguments import check_outputs, integer, number, say
 from .csvfile import InputError, read_series
 from .forecast import CELLS, Settings, check_length, run, verdict
 from .forecast_file import load_network, save_network
-from .modules import MODULES
 from .plot import FORMATS, save_picture
 from .series import SCALINGS
 
@@ -159,8 +158,6 @@ def _settings(arguments):
         **{name: given[name] for name in Settings.__dataclass_fields__ if name in given}
         | {"exog": tuple(arguments.exog)}
     )
-    if settings.title not in MODULES:
-        raise InputError(f"--cell {settings.cell} cannot be computed yet, lstm can")
     for name in settings.exog:
         if name == arguments.column or settings.exog.count(name) > 1:
             raise InputError(f"--exog {name} names a column twice")

@@ -17,6 +17,7 @@ from .losses import get_loss
 from .modules import is_recurrent
 from .optim import get_optimizer
 from .schedules import get_schedule
+from .sibling_layers import RNN
 from .training import DivergenceError, EarlyStopping, History, Run, mean_loss
 
 __all__ = ["DivergenceError", "EarlyStopping", "History", "evaluate", "fit"]
@@ -87,7 +88,7 @@ def fit(
         biases. The reported losses are those of the data alone.
     norm_penalty : float
         Add ``norm_penalty`` times the penalty of Pascanu et al. (2013) on the norms of errors on
-        their way back through time, see norm_penalty.py. For LSTM layers with the default `Spec`.
+        their way back through time, see norm_penalty.py. For RNN, and LSTM with the default `Spec`.
     bptt : int, optional
         Truncated back-propagation through time: x is (n, T, I) with long, maybe few series
         (``series[None]`` is one), y and the prediction are (n, T, ...). Each batch is cut into
@@ -279,8 +280,8 @@ def _check_recurrent(model, data, bptt, norm_penalty):
     if bptt:
         _check_cut(members, layers, data)
     for layer in layers if norm_penalty else ():
-        if not isinstance(layer, LSTM) or layer.spec.changed:
-            raise ValueError(f"norm_penalty is for LSTM with the default Spec, got {layer!r}")
+        if not isinstance(layer, RNN) and not (isinstance(layer, LSTM) and not layer.spec.changed):
+            raise ValueError(f"norm_penalty is for RNN and for LSTM with Spec(), got {layer!r}")
 
 
 def _check_cut(members, layers, data):

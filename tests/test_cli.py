@@ -239,6 +239,16 @@ def test_forecast_walks_forward(run, folder):
     assert len(found["folds"]) == 2
 
 
+@pytest.mark.parametrize("cell", ["gru", "rnn"])
+def test_forecast_by_other_cells(run, cell):
+    status, out, err = run(*FORECAST, "--cell", cell, "--save", "m.safetensors", *SMALL)
+    assert (status, err) == (0, "")
+    assert f"Network: 1 x {cell.upper()} of 4 units" in out
+    assert re.search(rf"^  {cell.upper()}( +[\d.e+-]+){{2}}$", out, re.M)
+    _, again, _ = run("forecast", "prices.csv", "--model", "m.safetensors")
+    assert again.splitlines()[-1] in out.splitlines()
+
+
 def test_forecast_with_a_model_trains_nothing(run, folder, monkeypatch):
     _, out, _ = run(*FORECAST, "--horizon", "2", "--save", "m.safetensors", *SMALL)
     monkeypatch.setattr(cli_forecast, "run", None)

@@ -9,7 +9,6 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from fastlstm import LSTM, Dense, Sequential, fit, optim
-from fastlstm.modules import MODULES
 from fastlstm.sklearn import LSTMClassifier, LSTMForecaster, LSTMRegressor
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Maximum iterations")]
@@ -24,12 +23,7 @@ def adding_problem(n, T, rng):
     return x, (x[..., 0] * x[..., 1]).sum(axis=1)
 
 
-RNN = pytest.mark.skipif("RNN" not in MODULES, reason="there is no RNN yet")
-
-
-@pytest.mark.parametrize(
-    ("cell", "solves"), [("lstm", True), pytest.param("rnn", False, marks=RNN)]
-)
+@pytest.mark.parametrize(("cell", "solves"), [("lstm", True), ("rnn", False)])
 def test_the_adding_problem_needs_an_lstm(cell, solves):
     """Hochreiter & Schmidhuber (1997), 5.4; Le et al. (2015): a plain RNN stays at the variance."""
     rng = np.random.default_rng(41)

@@ -6,6 +6,7 @@ import pytest
 
 from fastlstm import (
     LSTM,
+    RNN,
     Dense,
     LastState,
     Sequential,
@@ -157,6 +158,29 @@ def test_norm_penalty_of_stacked_layers_is_the_sum_of_the_layers(rng):
         np.testing.assert_allclose(grads[f"weight_hh_l{k}"], theirs["weight_hh_l0"], rtol=1e-9)
 
 
+def test_norm_penalty_of_an_rnn_is_the_papers(rng):
+    """h[t] = tanh(a[t]), so e[t] comes back as e[t] diag(1 - h[t]**2) W_hh: loops over rows."""
+    rnn = RNN(I, H, batch_first=True, dtype="float64", seed=2)
+    lengths = np.array([4, 0, T])
+    x, dy, dh_n = (rng.normal(size=s) for s in [(3, T, I), (3, T, H), (1, 3, H)])
+    omega, grads = looked(rnn, x, dy, dh_n, lengths, None)
+    y, _ = rnn(x, lengths=lengths)
+    w_hh, total, dw = rnn.parameters()["weight_hh_l0"], 0.0, np.zeros((H, H))
+    for b, n in enumerate(lengths):
+        e = dh_n[0, b]
+        for t in reversed(range(1, n)):
+            e = e + dy[b, t]
+            da = e * (1 - y[b, t] ** 2)
+            back = da @ w_hh
+            ratio = np.linalg.norm(back) / np.linalg.norm(e)
+            total += (ratio - 1) ** 2
+            scale = 2 * (ratio - 1) / (np.linalg.norm(e) * np.linalg.norm(back))
+            dw += scale * np.outer(da, back)
+            e = back
+    assert omega == pytest.approx(total / 3, rel=1e-10)
+    np.testing.assert_allclose(grads["weight_hh_l0"], 0.5 * dw / 3, rtol=1e-9)
+
+
 def test_norm_penalty_says_nothing_where_no_error_arrives(rng):
     lstm = layer()
     x = rng.normal(size=(2, T, I))
@@ -205,7 +229,7 @@ def test_norm_penalty_refusals(rng):
         fit(head, x, y, epochs=1, norm_penalty=-1)
     gated = model()
     gated.modules[0].spec = Spec(peepholes="o")
-    with pytest.raises(ValueError, match="norm_penalty is for LSTM with the default Spec, got"):
+    with pytest.raises(ValueError, match="norm_penalty is for RNN and for LSTM with Spec"):
         fit(gated, rng.normal(size=(4, T, I)), y, epochs=1, norm_penalty=0.1)
 
 

@@ -10,6 +10,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 import fastlstm as fl
+from fastlstm import Spec
 from fastlstm.modules import MODULES
 
 pytest.importorskip("sklearn")
@@ -397,10 +398,36 @@ def test_sklearn_refuses_what_is_no_spec(rng):
         regressor(spec="coupled").fit(*table(rng))
 
 
+@pytest.mark.parametrize("make", [regressor, classifier])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_sklearn_cell_is_that_of_the_layers(make, cell, rng, tmp_path):
+    X, y = ragged(rng, 12), np.arange(12) % 2
+    model = make(cell=cell, num_layers=2, bidirectional=True, dropout=0.1).fit(X, y)
+    assert isinstance(model.model_.modules[0], MODULES[cell.upper()])
+    joblib.dump(model, tmp_path / "model")
+    np.testing.assert_array_equal(joblib.load(tmp_path / "model").predict(X), model.predict(X))
+    again = clone(model).fit(X, y)
+    np.testing.assert_array_equal(again.predict(X), model.predict(X))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [LSTMRegressor, LSTMClassifier])
 @pytest.mark.parametrize("cell", ["gru", "rnn"])
-def test_sklearn_has_other_cells(cell, rng):
+def test_sklearn_check_estimator_passes_with_other_cells(kind, cell):
+    assert failures(kind(**QUICK, cell=cell)) == []
+
+
+@pytest.mark.parametrize(
+    "spec", [Spec(peepholes="ifo"), Spec(coupled=True, cell_clip=3.0), Spec(layer_norm=True)]
+)
+def test_sklearn_spec_is_that_of_the_layer(spec, rng):
     X, y = table(rng)
-    assert isinstance(regressor(cell=cell).fit(X, y).model_.modules[0], MODULES[cell.upper()])
+    model = regressor(spec=spec).fit(X, y)
+    assert model.model_.modules[0].spec == spec
+    assert model.loss_curve_[-1] < model.loss_curve_[0]
+    with pytest.raises(ValueError, match="spec is for cell='lstm' only, got cell='gru'"):
+        regressor(spec=spec, cell="gru").fit(X, y)
 
 
 # -- the regressor -------------------------------------------------------------------------------

@@ -157,8 +157,6 @@ class LSTMRegressor(RegressorMixin, Network):
         ValueError
             As scikit-learn's estimators for NaN, infinities and shapes that do not fit; or a
             parameter is out of range.
-        NotImplementedError
-            ``cell`` or ``spec`` cannot be computed.
         DivergenceError
             The training left the finite numbers.
 
