@@ -113,14 +113,14 @@ def _least_size(config):
     sizes = {name: value for name, value in config.items() if type(value) is int and value > 0}
     total = 0
     hidden, D = config.get("hidden_size"), 2 if config.get("bidirectional") is True else 1
+    I, N = sizes.get("input_size", 0), sizes.get("num_heads", 1)  # each unit sees P / N others
     if H := sizes.get("hidden_size"):
-        I, P, L = sizes.get("input_size", 0), sizes.get("proj_size", H), sizes.get("num_layers", 1)
-        total = D * H * (I + P) + (L - 1) * D * H * (D * P + P)
+        P, L = sizes.get("proj_size", H), sizes.get("num_layers", 1)
+        total = D * H * (I + P // N) + (L - 1) * D * H * (D * P + P // N)
     elif isinstance(hidden, list) and all(type(H) is int and H > 0 for H in hidden):
-        I = sizes.get("input_size", 0)
         for H in hidden:
             P = sizes.get("proj_size", H)
-            total, I = total + D * H * (I + P), D * P
+            total, I = total + D * H * (I + P // N), D * P
     elif {"in_features", "out_features"} <= set(sizes):
         total = sizes["in_features"] * sizes["out_features"]
     elif {"num_embeddings", "embedding_dim"} <= set(sizes):

@@ -213,6 +213,17 @@ def test_recurrent_states_of_different_sizes_are_told_apart(make):
         assert text in str(caught.value)
 
 
+@pytest.mark.parametrize("hidden", [(64, 32), 64], ids=["different", "equal"])
+def test_recurrent_layers_of_all_kinds_are_saved(make, tmp_path, hidden):
+    """What a config asks for is bounded by what the file holds: many heads need little."""
+    options = {"num_heads": 16} if isinstance(make(3, 4), fl.SLSTM) else {}
+    layer = make(3, hidden, **options)
+    fl.save(tmp_path / "layer", layer)
+    again = fl.load(tmp_path / "layer")
+    assert again.config == layer.config
+    assert_array_equal(again.flat, layer.flat)
+
+
 # -- learned states --------------------------------------------------------------------------
 
 
