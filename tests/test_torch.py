@@ -180,12 +180,17 @@ def test_torch_one_tensor_as_both_states():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("packed", [False, True])
 def test_torch_dropout_is_nn_lstms(dropout, dtype, packed):
-    theirs, ours = pair(3, 4, 3, bidirectional=True, dropout=dropout, dtype=dtype)
-    x = torch.randn(6, 2, 3, dtype=dtype)
+    modules = pair(3, 4, 3, bidirectional=True, dropout=dropout, dtype=dtype)
+    assert_same_dropout(modules, packed)
+
+
+def assert_same_dropout(modules, packed):
+    """Both draw the same masks from the same seed."""
+    x = torch.randn(6, 2, 3).to(modules[0].weight_hh_l0)
     if packed:
         x = pack_padded_sequence(x, torch.tensor([4, 6]), enforce_sorted=False)
     results = []
-    for module in (theirs, ours):
+    for module in modules:
         torch.manual_seed(7)
         y, _ = module(x)
         y = y.data if packed else y
@@ -313,8 +318,10 @@ def test_torch_gradgradcheck_packed():
 def second_derivatives(module, x, state, create_graph=False):
     """Of a random-looking loss, from the norm of its gradient; the inputs get derivatives too."""
     inputs = [t.detach().clone().requires_grad_() for t in (x, *state)]
-    y, (h_n, c_n) = module(inputs[0], tuple(inputs[1:]))
-    loss = torch.sin(3 * y).sum() + (h_n**3).sum() - c_n.cos().sum()
+    given = tuple(inputs[1:])
+    y, ends = module(inputs[0], given if len(given) > 1 else given[0])
+    ends = ends if isinstance(ends, tuple) else (ends,)
+    loss = torch.sin(3 * y).sum() + sum((k + 0.7) * (s**3).sum() for k, s in enumerate(ends))
     wanted = (*inputs, *module.parameters())
     first = torch.autograd.grad(loss, wanted, create_graph=True)
     norm = sum((g**2).sum() for g in first)
@@ -407,10 +414,8 @@ def test_torch_output_may_be_changed_in_place():
     torch.testing.assert_close(*grads)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-def test_torch_func_transforms():
-    theirs, ours = pair(2, 3, batch_first=True)
-    x = torch.randn(4, 5, 2, dtype=torch.float64)
+def assert_same_transforms(theirs, ours, x):
+    """torch.func.grad, and vmap of it over the rows."""
     parameters = dict(theirs.named_parameters())
 
     def loss(module):
@@ -424,6 +429,13 @@ def test_torch_func_transforms():
     each = torch.func.vmap(torch.func.grad(loss(ours)), (None, 0))(parameters, x)
     for name, total in expected.items():
         torch.testing.assert_close(each[name].sum(0), total)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_torch_func_transforms():
+    theirs, ours = pair(2, 3, batch_first=True)
+    x = torch.randn(4, 5, 2, dtype=torch.float64)
+    assert_same_transforms(theirs, ours, x)
     with torch.no_grad(), torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
         tangent = torch.autograd.forward_ad.unpack_dual(ours(dual)[0]).tangent
@@ -448,10 +460,9 @@ def test_torch_same_seed_same_parameters_and_names():
     theirs.load_state_dict(ours.state_dict())
 
 
-def test_torch_is_zero_copy(monkeypatch):
-    lstm = ft.LSTM(3, 4)
-    x = torch.randn(5, 2, 3)
-    seen = {}
+def assert_zero_copy(monkeypatch, module):
+    """The engine sees the tensors' own memory, and so does the caller the engine's."""
+    x, seen = torch.randn(5, 2, 3).to(module.weight_hh_l0), {}
 
     def spy(cells, x, *args, **kwargs):
         seen["x"], seen["weights"] = x, cells[0][0][1]
@@ -461,15 +472,20 @@ def test_torch_is_zero_copy(monkeypatch):
     original = torch_run.stack_forward
     monkeypatch.setattr(torch_run, "stack_forward", spy)
     with torch.no_grad():
-        y, (h_n, c_n) = lstm(x)
+        y, ends = module(x)
 
     def address(a):
         return a.__array_interface__["data"][0]
 
     assert address(seen["x"]) == x.data_ptr()
-    assert address(seen["weights"]["w_hh"]) == lstm.weight_hh_l0.data_ptr()
-    for tensor, array in zip((y, h_n, c_n), seen["result"], strict=False):
+    assert address(seen["weights"]["w_hh"]) == module.weight_hh_l0.data_ptr()
+    ends = ends if isinstance(ends, tuple) else (ends,)
+    for tensor, array in zip((y, *ends), seen["result"], strict=False):
         assert tensor.data_ptr() == address(array)
+
+
+def test_torch_is_zero_copy(monkeypatch):
+    assert_zero_copy(monkeypatch, ft.LSTM(3, 4))
 
 
 def test_torch_without_gradients_keeps_no_record(monkeypatch):

@@ -6,14 +6,24 @@ import io
 import types
 
 import pytest
-from test_torch import assert_close, common_modules, make_and_call, one_thread, operation
+from test_torch import (
+    assert_close,
+    assert_same_dropout,
+    assert_same_transforms,
+    assert_zero_copy,
+    common_modules,
+    make_and_call,
+    one_thread,
+    operation,
+    second_derivatives,
+)
 
 torch = pytest.importorskip("torch")
 
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence  # noqa: E402
 
 import fastlstm.torch as ft  # noqa: E402
-from fastlstm import torch_ops, torch_run  # noqa: E402
+from fastlstm import torch_ops  # noqa: E402
 
 __all__ = ["common_modules", "one_thread"]  # fixtures
 
@@ -86,17 +96,7 @@ def test_torch_siblings_packed(pair):
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_torch_siblings_dropout_is_nns(pair, packed):
-    theirs, ours = pair(3, 4, 3, bidirectional=True, dropout=0.3)
-    x = torch.randn(6, 2, 3, dtype=torch.float64)
-    if packed:
-        x = pack_padded_sequence(x, torch.tensor([4, 6]), enforce_sorted=False)
-    results = []
-    for module in (theirs, ours):
-        torch.manual_seed(7)
-        y, _ = module(x)
-        y = y.data if packed else y
-        results.append((y, *torch.autograd.grad(y.square().sum(), module.parameters())))
-    torch.testing.assert_close(*results)
+    assert_same_dropout(pair(3, 4, 3, bidirectional=True, dropout=0.3), packed)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -139,8 +139,8 @@ def test_torch_siblings_refuse_pytorchs_own_error_inputs(common_modules, kind):
     {}, dict(bias=False), dict(bidirectional=True, num_layers=2, dropout=0.4),
 ], ids=str)  # fmt: skip
 def test_torch_siblings_gradcheck_and_gradgradcheck(pair, options):
-    _, ours = pair(2, 3, **options)
-    x = torch.randn(3, 2, 2, dtype=torch.float64)
+    _, ours = pair(2, 2, **options)
+    x = torch.randn(2, 2, 2, dtype=torch.float64)
     h0 = torch.randn_like(ours(x)[1])
     inputs = [t.detach().requires_grad_() for t in (x, h0, *ours.parameters())]
     names = [name for name, _ in ours.named_parameters()]
@@ -155,20 +155,17 @@ def test_torch_siblings_gradcheck_and_gradgradcheck(pair, options):
 
 
 def test_torch_siblings_func_transforms(pair):
-    theirs, ours = pair(2, 3, batch_first=True)
-    x, parameters = torch.randn(4, 5, 2, dtype=torch.float64), dict(theirs.named_parameters())
+    x = torch.randn(4, 5, 2, dtype=torch.float64)
+    assert_same_transforms(*pair(2, 3, batch_first=True), x)
 
-    def loss(module):
-        def of(parameters, x):
-            return torch.func.functional_call(module, parameters, (x,))[0].square().sum()
 
-        return of
-
-    expected = torch.func.grad(loss(theirs))(parameters, x)
-    torch.testing.assert_close(torch.func.grad(loss(ours))(parameters, x), expected)
-    each = torch.func.vmap(torch.func.grad(loss(ours)), (None, 0))(parameters, x)
-    for name, total in expected.items():
-        torch.testing.assert_close(each[name].sum(0), total)
+@pytest.mark.parametrize("third", [False, True])
+@pytest.mark.parametrize("options", [dict(bias=False), OPTIONS], ids=str)
+def test_torch_siblings_higher_derivatives_match_nn(pair, options, third):
+    modules = pair(3, 4, **options)
+    cells = modules[0].num_layers * (1 + modules[0].bidirectional)
+    x, h0 = (torch.randn(*s, dtype=torch.float64) for s in ((5, 2, 3), (cells, 2, 4)))
+    torch.testing.assert_close(*(second_derivatives(m, x, [h0], third) for m in modules))
 
 
 def test_torch_siblings_keep_no_record_without_gradients(pair, monkeypatch):
@@ -186,26 +183,7 @@ def test_torch_siblings_keep_no_record_without_gradients(pair, monkeypatch):
 
 
 def test_torch_siblings_are_zero_copy(pair, monkeypatch):
-    _, ours = pair(3, 4)
-    seen, original = {}, torch_run.stack_forward
-
-    def spy(cells, x, *args, **kwargs):
-        seen["x"], seen["weights"] = x, cells[0][0][1]
-        result = seen["result"] = original(cells, x, *args, **kwargs)
-        return result
-
-    monkeypatch.setattr(torch_run, "stack_forward", spy)
-    x = torch.randn(5, 2, 3, dtype=torch.float64)
-    with torch.no_grad():
-        y, h_n = ours(x)
-
-    def address(a):
-        return a.__array_interface__["data"][0]
-
-    assert address(seen["x"]) == x.data_ptr()
-    assert address(seen["weights"]["w_hh"]) == ours.weight_hh_l0.data_ptr()
-    for tensor, array in zip((y, h_n), seen["result"], strict=False):
-        assert tensor.data_ptr() == address(array)
+    assert_zero_copy(monkeypatch, pair(3, 4)[1])
 
 
 def test_torch_siblings_same_seed_same_parameters(pair):
