@@ -10,6 +10,7 @@ import numpy as np
 
 from . import checks
 from .layer import LSTM, LSTMTape
+from .siblings import SiblingTape
 from .tape import Tape
 
 __all__ = ["gates_over_time", "gradient_flow", "gradient_norms"]
@@ -100,7 +101,7 @@ def _cell_tape(source, x, layer, direction):
         layer = _index("layer", layer, len(source.tapes), "num_layers")
         direction = _index("direction", direction, len(source.tapes[0]), "directions")
         return source.tapes[layer][direction]
-    if not isinstance(source, Tape):
+    if not isinstance(source, Tape) or isinstance(source, SiblingTape):
         raise TypeError(
             f"source must be a Tape, an LSTMTape or an LSTM, got {type(source).__name__}"
         )

@@ -65,3 +65,13 @@ def test_sequence_classification_reads_most_digits(tmp_path):
     rows = {int(k): int(score) for k, score in re.findall(r"after (\d) rows: (\d+)%", out)}
     assert rows[2] < rows[4] < rows[8]
     assert rows[8] > 85
+
+
+def test_gradient_flow_explodes_vanishes_or_is_carried(tmp_path):
+    out = output_of("gradient_flow.py", tmp_path)
+    rows = re.findall(r"^([A-Z]+, [a-z ]+?)  +(\S+) +(\S+) +(\S+) +(\S+) *$", out, re.M)
+    last = {name: float(norms[-1]) for name, *norms in rows}
+    assert last["RNN, large weights"] > 1e5
+    assert 0.1 < last["LSTM, forget gate open"] < 10
+    assert last["RNN, small weights"] < 1e-8
+    assert last["LSTM, forget gate half open"] < 1e-15

@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Pictures of gates and gradients: what is drawn is what was computed."""
 
-import runpy
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -75,6 +72,8 @@ def test_plot_gates_of_a_layer_and_of_its_tape():
          "it"),
         (dict(source=None), TypeError, "source must be a Tape, an LSTMTape or an LSTM, got "
          "NoneType"),
+        (dict(source=fl.GRU(2, 3).forward(np.ones((4, 1, 2), "f"))[2].tapes[0][0]), TypeError,
+         "source must be a Tape, an LSTMTape or an LSTM, got SiblingTape"),
     ],
 )  # fmt: skip
 def test_plot_gates_refuses(tape, change, error, message):
@@ -126,6 +125,28 @@ def test_plot_gradient_of_an_open_forget_gate_is_carried():
     assert 1e-3 < last[3] < 1e3
 
 
+@pytest.mark.parametrize("kind", [fl.RNN, fl.GRU, fl.SLSTM])
+def test_plot_gradient_norms_of_other_layers(kind):
+    """Against differences: L = <u, y[-1]> along the gradient with respect to the initial state."""
+    layer, rng = kind(3, 4, dtype="float64", seed=1), np.random.default_rng(0)
+    x, u = rng.standard_normal((6, 2, 3)), np.random.default_rng(3).standard_normal((1, 2, 4))
+    u /= np.linalg.norm(u)
+    state, h = layer.forward(x[:1])[1], 1e-6
+    norms = gradient_norms(layer, x, seed=3)
+    parts = state if isinstance(state, tuple) else (state,)
+    slopes = []
+    for k, part in enumerate(parts):
+        for at in np.ndindex(part.shape):
+            values = []
+            for step in (h, -h):
+                moved = [p.copy() for p in parts]
+                moved[k][at] += step
+                y, _ = layer(x[1:], tuple(moved) if len(moved) > 1 else moved[0])
+                values.append((u * y[-1]).sum())
+            slopes.append((values[0] - values[1]) / (2 * h))
+    assert norms[5] == pytest.approx(np.linalg.norm(slopes), rel=1e-6)
+
+
 def test_plot_gradient_flow_draws_norms_and_layers():
     ax = figure.Figure().add_subplot()
     lstm, x = fl.LSTM(3, 5, seed=0), np.ones((6, 2, 3), "f")
@@ -158,14 +179,6 @@ def test_plot_gradient_flow_refuses(flows, x, error, message):
         gradient_flow(flows, x, ax=ax)
     assert str(fault.value) == message
     assert not ax.lines
-
-
-def test_plot_gradient_flow_example_draws_its_picture(tmp_path):
-    docs = Path(__file__).parent.parent / "docs"
-    assert (docs / "gradient_flow.png").stat().st_size <= 100_000
-    path = tmp_path / "flow.png"
-    runpy.run_path(docs / "gradient_flow.py")["main"](path)
-    assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_plot_gates_are_in_plot():
