@@ -7,7 +7,7 @@ that gives the graph's numbers for random input.
 """
 
 import itertools
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import onnx
@@ -217,9 +217,9 @@ def _recurrent(kind, step, fault):
 
 def _variant(kind, node, weights):
     """The constructor's arguments that say which variant of the cell it is."""
+    cell = node.kinds[0]
     if kind != "LSTM":
-        raise NotImplementedError(kind)
-    spec = node.kinds[0]
+        return asdict(cell)
     if "w_peephole" in weights:
-        spec = replace(spec, peepholes="io" if spec.coupled else "ifo")
-    return {"spec": spec}
+        cell = replace(cell, peepholes="io" if cell.coupled else "ifo")
+    return {"spec": cell}
