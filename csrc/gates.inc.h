@@ -48,6 +48,7 @@ FL_INLINE V FN(gates_backward)(const int variant, const fl_lstm *q, const REAL *
     V dc_t = V_FMA(dm_o, V_FNMA(tanh_c, tanh_c, one), *dc); /* m = o tanh(c) */
     gate[3] = V_MUL(V_MUL(dm_o, tanh_c), V_SUB(one, o));    /* o = sigmoid(a_o) */
     if (FL_SEES(O)) dc_t = V_FMA(V_LOAD(p + 2 * VL), gate[3], dc_t);
+    const V dc_all = dc_t;
     if (FL_CLIPS) dc_t = V_ZERO_IF_GE(dc_t, V_ABS(c), V_SET1((REAL)q->cell_clip));
     const int coupled = variant && q->coupled; /* f = 1 - i: di -= df */
     const V dc_i = coupled ? V_SUB(g, c_prev) : g;
@@ -57,5 +58,5 @@ FL_INLINE V FN(gates_backward)(const int variant, const fl_lstm *q, const REAL *
     *dc = V_MUL(dc_t, f);
     if (FL_SEES(I)) *dc = V_FMA(V_LOAD(p), gate[0], *dc);
     if (FL_SEES(F)) *dc = V_FMA(V_LOAD(p + VL), gate[1], *dc);
-    return dc_t;
+    return dc_all;
 }

@@ -101,8 +101,9 @@ cdef inline void step_backward(
             dy = <const real *>q.dy + t * q.dy_t + r * q.dy_b
             for j in range(P):
                 dh[r * P + j] += dy[j]
-    if v.norm_h != NULL:
-        v.norm_h[t] = squares(n * P, dh)
+    if q.norms != NULL:
+        for r in range(n):
+            norms_of(tag, q, t, r)[0] = <real>squares(P, dh + r * P)
     if v.zoned_h:
         for r in range(n):
             unmix(P, keeps(v.keeps_h, q, t, r, P), <real>v.keep_h, dh + r * P, rest + r * P)
@@ -129,6 +130,13 @@ cdef inline void step_backward(
 cdef inline Py_ssize_t backward_scratch(const fl_lstm *q) noexcept nogil:
     """Numbers that `step_backward` works in: for a row, dm, and what zoneout passes on."""
     return (ROW_SCRATCH + q.B) * q.H + q.B * q.P
+
+
+cdef inline real *norms_of(
+    const real *tag, const fl_lstm *q, Py_ssize_t t, Py_ssize_t r
+) noexcept nogil:
+    """Where the squares of dL/dh[t] and dL/dc[t] of a row go."""
+    return <real *>q.norms + (t * q.B + r) * 2
 
 
 # -- what only variants have -------------------------------------------------------------------
@@ -230,7 +238,7 @@ cdef inline void variant_rows_backward(
             q, v, gates + r * G, clipped_of(q, v, t, r), c_prev + r * H, c + r * H,
             keeps(v.keeps_c, q, t, r, H), row_of(<const real *>v.drop_g, r, H),
             row_of(<const real *>v.difo, r, 3 * H), dm + r * H, <real *>q.dc + r * H, scratch,
-            NULL if v.norm_c == NULL else v.norm_c + t,
+            NULL if q.norms == NULL else norms_of(tag, q, t, r) + 1,
         )
 
 

@@ -23,9 +23,10 @@ from libc.string cimport memcmp, memset
 import numpy as np
 
 from . import checks, reference
+from .masks import cell_masks
 from .spec import Spec
-from .tape import Tape
-from ._variants import variant_memory
+from .tape import StepNorms, Tape
+from ._variants import NOT_IN_STEP, variant_memory
 
 from ._arrays cimport View, address, view_of
 from ._blas_step cimport backward_scratch
@@ -39,7 +40,9 @@ from ._gates cimport (
 from ._loops cimport (
     Job, PyThread_get_thread_ident, backward_work, forward_work, gradient_work,
 )
-from ._variants cimport describe_variant, name_peepholes, use_gradients, use_memory
+from ._variants cimport (
+    describe_in_full, describe_variant, name_peepholes, use_gradients, use_memory,
+)
 
 __all__ = [
     "Direction", "elementwise", "get_isa", "get_threads", "isas", "lstm_backward", "lstm_forward",
@@ -298,7 +301,7 @@ cdef class Weights:
 
 
 # The fields of Spec that the SIMD steps serve
-SIMD_FIELDS = frozenset({"peepholes", "coupled", "cell_clip"})
+SIMD_FIELDS = NOT_IN_STEP | {"peepholes", "coupled", "cell_clip"}
 
 
 cdef inline const fl_kernels *simd_for(spec) except? NULL:
@@ -306,6 +309,13 @@ cdef inline const fl_kernels *simd_for(spec) except? NULL:
     if spec.changed and not spec.changed.keys() <= SIMD_FIELDS:
         return NULL
     return kernels
+
+
+cdef dict dropped(dict arrays, dict masks):
+    """The weights with W_hh as its mask leaves it, where there is one."""
+    if "weight_drop" not in masks:
+        return arrays
+    return {**arrays, "w_hh": arrays["w_hh"] * masks["weight_drop"]}
 
 
 cdef inline bint runs_unpacked(dict arrays, Py_ssize_t T, Py_ssize_t B) except -1:
@@ -354,7 +364,8 @@ cdef int describe(
     q.b, q.w_proj = address(w.get("b")), address(w.get("w_proj"))
     job.q, job.simd, job.is_f64 = q, weights.simd, weights.is_f64
     q.w_peephole = address(w.get("w_peephole"))
-    name_peepholes(q, weights.spec)
+    if weights.spec.changed:
+        name_peepholes(q, weights.spec)
     job.variant.sigmoid, job.variant.tanh = squash(job.is_f64, False), squash(job.is_f64, True)
     describe_variant(&job.variant, weights.spec, w)
     job.caller = PyThread_get_thread_ident()
@@ -439,9 +450,11 @@ cdef class Direction:
         self.scratch = None
         return Scratch() if scratch is None else scratch
 
-    cdef Weights packed(self, dict arrays, Py_ssize_t T, Py_ssize_t B):
+    cdef Weights packed(self, dict arrays, dict masks, Py_ssize_t T, Py_ssize_t B):
         """The weights, packed now or before, or for a single step not at all."""
         cdef Weights weights = self.weights  # a local: another thread may replace it
+        if "weight_drop" in masks:
+            return Weights(dropped(arrays, masks), self.spec, False)
         if not self.frozen and runs_unpacked(arrays, T, B):
             return Weights(arrays, self.spec, False, False)
         if weights is None or not (self.frozen or weights.matches(arrays)):
@@ -451,22 +464,24 @@ cdef class Direction:
 
     def forward(
         self, x, dict weights, tuple start, y, tuple end, lengths=None, bint reverse=False,
-        bint save=False,
+        bint save=False, rng=None,
     ):
         """Write y and the final state to end; returns the tape, or None without ``save``.
 
         x (T, B, I), y (T, B, H|P); start (h0, c0) and end (h_n, c_n), (B, H|P) and (B, H);
-        h0, c0 None: zeros. h_n, c_n are contiguous.
+        h0, c0 None: zeros. h_n, c_n are contiguous. rng draws the masks of the spec; None: none.
         """
         h0, c0 = start
         h_n, c_n = end
-        packed = self.packed(weights, x.shape[0], x.shape[1])
-        kept = run_forward(self, packed, x, h0, c0, y, h_n, c_n, lengths, reverse, save)
+        masks = cell_masks(self.spec, rng, (*x.shape[:2], c_n.shape[1]), h_n.shape[1], x.dtype)
+        packed = self.packed(weights, masks, x.shape[0], x.shape[1])
+        kept = run_forward(self, packed, x, h0, c0, y, h_n, c_n, lengths, reverse, save, masks)
         if not save:
             return None
         h0, c0 = np.zeros_like(h_n) if h0 is None else h0, np.zeros_like(c_n) if c0 is None else c0
         inputs = checks.Inputs(x=x, h0=h0, c0=c0, lengths=lengths, reverse=reverse,
-                               spec=self.spec, y=y, **{"b": None, "w_proj": None, **weights})
+                               spec=self.spec, y=y, masks=masks,
+                               **{"b": None, "w_proj": None, **weights})
         return Tape(inputs, **kept, weights=packed)
 
     def backward(self, tape, dy, tuple dend, tuple dstart, dict dw, keep=False):
@@ -476,11 +491,13 @@ cdef class Direction:
         """
         dh_n, dc_n = dend
         dh0, dc0 = dstart
-        return run_backward(self, tape, dy, dh_n, dc_n, dh0, dc0, dw, keep)
+        dx, _ = run_backward(self, tape, dy, dh_n, dc_n, dh0, dc0, dw, keep, False)
+        return dx
 
 
 cdef run_forward(
-    Direction self, Weights weights, x, h0, c0, y, h_n, c_n, lengths, bint reverse, bint save
+    Direction self, Weights weights, x, h0, c0, y, h_n, c_n, lengths, bint reverse, bint save,
+    dict masks,
 ):
     cdef fl_lstm q
     cdef Job job
@@ -509,7 +526,7 @@ cdef run_forward(
     q.m_slots = max(1, T) if save else 1
     h = c = gates = m = memory = None
     if not job.variant.plain and job.simd == NULL:
-        memory = variant_memory(weights.spec, (T, B, q.H), q.P, save, y.dtype)
+        memory = variant_memory(weights.spec, (T, B, q.H), q.P, save, y.dtype, masks, order)
         use_memory(&job.variant, memory, q.m_slots)
     if save:
         h = aligned((q.state_slots, B, q.h_row), y.dtype, ragged)
@@ -554,7 +571,10 @@ cdef run_forward(
     return dict(h=h, c=c, gates=gates, h_raw=m, order=order, x=x, kept=memory)
 
 
-cdef run_backward(Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep):
+cdef run_backward(
+    Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep, bint step_norms
+):
+    """dx, and the norms of the gradients at each step, or None."""
     cdef fl_lstm q
     cdef Job job
     cdef View view
@@ -595,6 +615,11 @@ cdef run_backward(Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep)
         use_memory(&job.variant, memory, q.m_slots)
         difo = np.zeros((B, 3 * q.H), dtype) if job.variant.w_fgr != NULL else None
         use_gradients(&job.variant, dw, difo)
+    norms = None
+    if step_norms:
+        norms = aligned((T, B, q.U, 2), dtype, True)
+        q.norms, q.variant = address(norms), True
+        describe_in_full(&job.variant, weights.spec, weights.arrays)
     cdef int n = team_size(&job)
     if job.simd == NULL:
         size = backward_scratch(&q) * x.itemsize
@@ -616,40 +641,57 @@ cdef run_backward(Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep)
     self.scratch = scratch
     interrupted(&job)
 
+    if "weight_drop" in inputs.masks:
+        dw["w_hh"] *= inputs.masks["weight_drop"]
+    if step_norms:
+        norms = norms_of_steps(norms, dh_all if job.simd != NULL else None)
     if not ragged:
         dh0[...], dc0[...] = dh[:, :q.P], dc[:, :q.H]
-        return dx
+        return dx, norms
     for d0, rows, d_n in ((dh0, dh[:, :q.P], dh_n), (dc0, dc[:, :q.H], dc_n)):
         d0[...] = 0 if d_n is None else d_n
         d0[order] = rows
     full[:, order] = dx
-    return full
+    return full, norms
+
+
+def norms_of_steps(squares, dh):
+    """StepNorms from the squares (T, B, U, 2) of dh and dc, panel by panel.
+
+    dh (T, B, H|P), where it is given, stands for its squares: beside a projection the SIMD steps
+    square what comes to the units.
+    """
+    of_dh, of_dc = np.moveaxis(squares.sum(axis=(1, 2)), 1, 0)
+    return StepNorms(np.sqrt(of_dh if dh is None else (dh * dh).sum(axis=(1, 2))), np.sqrt(of_dc))
 
 
 # -- the functional API ----------------------------------------------------------------------
 
 def lstm_forward(
     x, w_ih, w_hh, b=None, state=None, *, w_peephole=None, w_proj=None, w_fgr=None, ln_x=None,
-    ln_h=None, ln_c=None, lengths=None, reverse=False, spec=Spec(), save=True, out=None,
+    ln_h=None, ln_c=None, lengths=None, reverse=False, spec=Spec(), save=True, out=None, rng=None,
 ):
     variants = dict(w_peephole=w_peephole, w_fgr=w_fgr, ln_x=ln_x, ln_h=ln_h, ln_c=ln_c)
     q = checks.forward_inputs(
         x, w_ih, w_hh, b, state, variants, w_proj, lengths, reverse, spec, out
     )
-    weights = Weights(q.weights, spec, False, not runs_unpacked(q.weights, q.T, q.B))
+    q.masks = cell_masks(spec, checks.generator(rng), (q.T, q.B, q.H), q.P, q.x.dtype)
+    arrays = dropped(q.weights, q.masks)
+    weights = Weights(arrays, spec, False, not runs_unpacked(arrays, q.T, q.B))
     h_n, c_n = np.empty((q.B, q.P), q.x.dtype), np.empty((q.B, q.H), q.x.dtype)
     kept = run_forward(Direction(spec), weights, q.x, q.h0, q.c0, q.y, h_n, c_n, q.lengths,
-                       q.reverse, save)
+                       q.reverse, save, q.masks)
     return q.y, (h_n, c_n), Tape(q, **kept, weights=weights) if save else None
 
 
-def lstm_backward(tape, dy=None, dstate=None, *, keep=False):
+def lstm_backward(tape, dy=None, dstate=None, *, keep=False, step_norms=False):
     q, dy, dh_n, dc_n = checks.backward_inputs(tape, dy, dstate)
     dw = {name: np.empty(w.shape, w.dtype) for name, w in tape.weights.arrays.items()
           if w is not None}
     dh0, dc0 = np.empty_like(dh_n), np.empty_like(dc_n)
-    dx = run_backward(Direction(q.spec), tape, dy, dh_n, dc_n, dh0, dc0, dw, keep)
-    return dx, (dh0, dc0), dw
+    dx, norms = run_backward(Direction(q.spec), tape, dy, dh_n, dc_n, dh0, dc0, dw, keep,
+                             step_norms)
+    return (dx, (dh0, dc0), dw, norms) if step_norms else (dx, (dh0, dc0), dw)
 
 
 lstm_forward.__doc__ = reference.lstm_forward.__doc__

@@ -87,7 +87,7 @@ def stack_forward(
     out : ndarray (T, B, D*(H|P)), optional
         Write y here.
     steps : dict, optional
-        ``mask`` and ``reset`` (T, B) of bool for the cells.
+        ``mask`` and ``reset`` (T, B) of bool for the cells; ``rng``, which draws their masks.
 
     Returns
     -------

@@ -145,7 +145,7 @@ cdef class Stream:
             q = &self.layers[k].q
             describe(&self.layers[k].job, q, weights[k], 1, B, input_size)
             self.variants.append(
-                variant_memory(weights[k].spec, (1, B, q.H), q.P, False, self.dtype))
+                variant_memory(weights[k].spec, (1, B, q.H), q.P, False, self.dtype, {}, None))
             use_memory(&self.layers[k].job.variant, self.variants[k], 1)
             q.active = &self.active
             q.state_slots, q.gate_slots, q.m_slots = 2, 1, 1

@@ -22,7 +22,7 @@ cdef enum:
 
 
 cdef struct Variant:  # what only the BLAS step serves, beside the fields of fl_lstm
-    bint plain          # nothing of it: the default cell
+    bint plain          # nothing of it, and no norms of the steps: the default cell
     bint live[4]        # which of i f g o are computed from their rows of the weights
     fl_squash sigmoid
     fl_squash tanh
@@ -60,8 +60,6 @@ cdef struct Variant:  # what only the BLAS step serves, beside the fields of fl_
     void *dln_x
     void *dln_h
     void *dln_c
-    double *norm_h          # (T) sum of squares of dL/dh[t], or NULL
-    double *norm_c
 
 
 # -- layer norm: over the live gates of a row, or over a cell ----------------------------------
@@ -285,7 +283,7 @@ cdef inline void variant_backward(
     const real *dm,                # (H)
     real *dc,                      # (H) in: dL/dc[t]; out: dL/dc[t-1]
     real *scratch,                 # (ROW_SCRATCH H)
-    double *norm_c,                # += sum of squares of dL/dc[t], or NULL
+    real *norm_c,                  # out: the sum of squares of dL/dc[t], or NULL
 ) noexcept nogil:
     cdef Py_ssize_t j, H = q.H
     cdef const real *p = <const real *>q.w_peephole
@@ -300,7 +298,7 @@ cdef inline void variant_backward(
     cdef real limit = <real>q.cell_clip, scale = 0, old
     if v.zoned_c:  # h~ is not made of the cell that is carried
         if norm_c != NULL:
-            norm_c[0] += squares(H, dc)
+            norm_c[0] = <real>squares(H, dc)
         unmix(H, keeps_c, <real>v.keep_c, dc, rest)
     output_forward(q, v, c_new, s, hat, &scale)
     for j in range(H):  # m = o output(ln_c LN(c))
@@ -322,7 +320,7 @@ cdef inline void variant_backward(
     if q.peepholes & FL_PEEPHOLE_O:  # a_o += p_o c[t]
         add_product(H, p + 2 * H, d_o, dc)
     if norm_c != NULL and not v.zoned_c:
-        norm_c[0] += squares(H, dc)
+        norm_c[0] = <real>squares(H, dc)
     if q.cell_clip > 0:
         for j in range(H):
             if fabs(c_new[j]) >= limit:
@@ -366,5 +364,6 @@ cdef inline double squares(Py_ssize_t n, const real *a) noexcept nogil:
 
 cdef int name_peepholes(fl_lstm *q, spec) except -1
 cdef int describe_variant(Variant *v, spec, dict arrays) except -1
+cdef int describe_in_full(Variant *v, spec, dict arrays) except -1
 cdef int use_memory(Variant *v, dict memory, Py_ssize_t slots) except -1
 cdef int use_gradients(Variant *v, dict dw, difo) except -1

@@ -7,6 +7,8 @@ from .activations import ACTIVATIONS
 
 from ._arrays cimport address
 
+# The fields of Spec that are none of the step's: it reads W_hh as it is
+NOT_IN_STEP = frozenset({"weight_drop", "recurrent_dropout_on"})
 _KINDS = {name: kind for kind, name in enumerate(ACTIVATIONS)}
 
 
@@ -30,23 +32,30 @@ cdef Activation activation_of(value, const Variant *v) except *:
 
 cdef int describe_variant(Variant *v, spec, dict arrays) except -1:
     """Everything but the memory; v.sigmoid and v.tanh are there, the rest is 0."""
+    v.plain = not spec.changed or spec.changed.keys() <= NOT_IN_STEP
+    if not v.plain:
+        describe_in_full(v, spec, arrays)
+    return 0
+
+
+cdef int describe_in_full(Variant *v, spec, dict arrays) except -1:
+    """The same also for the default cell, which shall take the way of the variants."""
     cdef int k
-    v.keep_h = v.keep_c = 1
-    v.plain = not spec.changed
-    if v.plain:
-        return 0
+    v.plain = False
     for k in range(4):
         v.live[k] = spec.live[k]
     v.gate, v.candidate, v.output = (activation_of(spec.gate, v), activation_of(spec.candidate, v),
                                      activation_of(spec.output, v))
     v.clip = spec.clip or 0
+    v.zoned_h, v.zoned_c = spec.zoneout_h > 0, spec.zoneout_c > 0
+    v.keep_h, v.keep_c = 1 - spec.zoneout_h, 1 - spec.zoneout_c
     v.w_fgr = address(arrays.get("w_fgr"))
     v.ln_x, v.ln_h, v.ln_c = (address(arrays.get("ln_x")), address(arrays.get("ln_h")),
                               address(arrays.get("ln_c")))
     return 0
 
 
-def variant_memory(spec, shape, P, save, dtype):
+def variant_memory(spec, shape, P, save, dtype, masks, order):
     """What a forward pass keeps for the backward pass or, without ``save``, works in.
 
     Parameters
@@ -56,6 +65,10 @@ def variant_memory(spec, shape, P, save, dtype):
     P : int
     save : bool
     dtype : dtype
+    masks : dict of str to ndarray
+        As of `masks.cell_masks`.
+    order : ndarray (B,) or None
+        The rows of the masks that are the rows of the step.
 
     Returns
     -------
@@ -64,7 +77,7 @@ def variant_memory(spec, shape, P, save, dtype):
     """
     T, B, H = shape
     slots = max(1, T) if save else 1
-    shapes = {}
+    shapes, memory = {}, {}
     if spec.clip is not None:
         shapes["clipped"] = slots, B, 4 * H
     if spec.full_gate_recurrence:
@@ -72,8 +85,21 @@ def variant_memory(spec, shape, P, save, dtype):
     if spec.layer_norm:
         shapes |= dict(x_hat=(slots, B, 4 * H), h_hat=(slots, B, 4 * H), x_scale=(slots, B),
                        h_scale=(slots, B))
-    return {name: np.zeros(size, np.uint8 if name == "clipped" else dtype)
-            for name, size in shapes.items()}
+    if spec.zoneout_c:
+        shapes["c_new"] = slots, B, H
+    for name, field in (("keeps_h", "zoneout_h"), ("keeps_c", "zoneout_c")):
+        if field in masks:
+            mask = masks[field].view(np.uint8)
+            memory[name] = mask if order is None else mask.take(order, axis=1)
+    if "recurrent_dropout" in masks:
+        mask = masks["recurrent_dropout"]
+        name = "drop_h" if spec.recurrent_dropout_on == "h" else "drop_g"
+        memory[name] = mask if order is None else mask[order]
+        if name == "drop_h":
+            shapes["h_drop"] = slots, B, P
+    for name, size in shapes.items():
+        memory[name] = np.zeros(size, np.uint8 if name == "clipped" else dtype)
+    return memory
 
 
 cdef int use_memory(Variant *v, dict memory, Py_ssize_t slots) except -1:
@@ -83,6 +109,10 @@ cdef int use_memory(Variant *v, dict memory, Py_ssize_t slots) except -1:
     v.clipped, v.ifo = <unsigned char *>address(get("clipped")), address(get("ifo"))
     v.x_hat, v.h_hat = address(get("x_hat")), address(get("h_hat"))
     v.x_scale, v.h_scale = address(get("x_scale")), address(get("h_scale"))
+    v.c_new, v.h_drop = address(get("c_new")), address(get("h_drop"))
+    v.keeps_h = <const unsigned char *>address(get("keeps_h"))
+    v.keeps_c = <const unsigned char *>address(get("keeps_c"))
+    v.drop_h, v.drop_g = address(get("drop_h")), address(get("drop_g"))
     return 0
 
 

@@ -68,11 +68,11 @@ class _ReferenceDirection:
     def __init__(self, spec):
         self.spec = spec
 
-    def forward(self, x, weights, start, y, end, lengths=None, reverse=False, save=False):
+    def forward(self, x, weights, start, y, end, lengths=None, reverse=False, save=False, **steps):
         h_n, c_n = end
         _, (h_n[...], c_n[...]), tape = reference.lstm_forward(
             x, **weights, state=start, lengths=lengths, reverse=reverse, spec=self.spec,
-            save=save, out=y,
+            save=save, out=y, **steps,
         )  # fmt: skip
         return tape
 

@@ -5,7 +5,7 @@ All of it runs before any work. A message says the name, what was expected (in s
 in numbers) and what came.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -210,6 +210,7 @@ class Inputs:
     ln_x: np.ndarray | None = None  # (4H,)
     ln_h: np.ndarray | None = None  # (4H,)
     ln_c: np.ndarray | None = None  # (2, H)
+    masks: dict = field(default_factory=dict)  # of `masks.cell_masks`
 
     @property
     def T(self):
@@ -375,6 +376,13 @@ def forward_inputs(x, w_ih, w_hh, b, state, variants, w_proj, lengths, reverse, 
     named = dict(x=x, w_ih=w_ih, w_hh=w_hh, b=b, h0=h0, c0=c0, w_proj=w_proj, **variants)
     y = output_array(out, (T, B, P), f"T, B, {projected}", named)
     return Inputs(x, w_ih, w_hh, b, h0, c0, w_proj, lengths, bool(reverse), spec, y, **variants)
+
+
+def generator(rng):
+    """``rng``, a numpy.random.Generator or None."""
+    if rng is not None and not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng must be a numpy.random.Generator or None, got {type(rng).__name__}")
+    return rng
 
 
 def gradient(name, value, symbols, expected, like):

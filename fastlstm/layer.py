@@ -121,7 +121,7 @@ class LSTM(Recurrent):
         self.proj_size = checks.integer("proj_size", proj_size, 0)
         if not isinstance(spec, Spec):
             raise TypeError(f"spec must be a fastlstm.Spec, got {type(spec).__name__}")
-        self.spec = spec
+        self.spec, self._draws = spec, spec.draws
         super().__init__(
             input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first,
             dropout=dropout, bidirectional=bidirectional, learn_state=learn_state, dtype=dtype,

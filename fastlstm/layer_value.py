@@ -28,6 +28,7 @@ class LayerValue(Module):
     _symbols: ClassVar = {"h": "H"}
     # the arguments of its function, as lstm_forward -> the names of parameters
     _arguments: ClassVar = {}
+    _draws = False  # whether a cell draws masks of its own in training
     _sums_biases = False  # whether PyTorch has two biases where this layer has their sum
     # what its constructor takes beyond that of this class: name -> default
     _options: ClassVar = {}

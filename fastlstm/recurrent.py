@@ -84,7 +84,8 @@ class Recurrent(LayerValue):
         x, state, lengths, mask, reset
             As for a call of the layer.
         rng : numpy.random.Generator, optional
-            Draws the dropout masks. None: the layer's own, seeded by ``seed``.
+            Draws all masks: of dropout, then cell by cell. None: the layer's own, seeded by
+            ``seed``.
 
         Returns
         -------
@@ -110,6 +111,8 @@ class Recurrent(LayerValue):
         steps = None
         if mask is not None or reset is not None:
             steps = self._flags(T, B, batched, mask=mask, reset=reset)
+        if save and self._draws:
+            steps = {**(steps or {}), "rng": rng}
         masks, out = [None] * self.num_layers, None
         if save and self.dropout:
             widths = [sizes[0] * len(self._directions) for sizes in self.state_widths[:-1]]

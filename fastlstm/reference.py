@@ -23,6 +23,11 @@ A `Spec` changes single lines of it (`_cell_forward` has them in their place)::
     clip, cell_clip              a, c[t] within these limits
     input_gate=False ...         i = 1 ...
     coupled                      f = 1 - i
+    weight_drop                  W_hh = M * W_hh, one M for the call          Merity et al. (2018)
+    recurrent_dropout            m * h[t-1] for h[t-1] in a, one m for each row, or with
+                                 on="candidate" m * g for g in c[t]
+    zoneout_c, zoneout_h         last, c[t] = M * c[t] + (1 - M) * c[t-1], M drawn for each step;
+                                 likewise h[t], which is made of c[t] before that
 
 Short, slow and obviously right. The engine has the same functions, names and results. GRU, RNN and
 sLSTM are in reference_gru.py, reference_rnn.py and reference_slstm.py.
@@ -32,11 +37,12 @@ import numpy as np
 
 from . import checks
 from .activations import activation, sigmoid
+from .masks import cell_masks
 from .reference_gru import gru_backward, gru_forward
 from .reference_rnn import rnn_backward, rnn_forward
 from .reference_slstm import slstm_backward, slstm_forward
 from .spec import Spec
-from .tape import Tape
+from .tape import StepNorms, Tape
 
 __all__ = [
     "gru_backward",
@@ -74,6 +80,7 @@ def lstm_forward(
     spec=Spec(),
     save=True,
     out=None,
+    rng=None,
 ):
     """The outputs, the final state and the tape of one LSTM layer in one direction.
 
@@ -108,6 +115,9 @@ def lstm_forward(
         Keep what `lstm_backward` needs. False: less memory, and the tape is None.
     out : ndarray (T, B, H|P), optional
         Write y here. It must not overlap an input.
+    rng : numpy.random.Generator, optional
+        Training: draws the masks that ``spec`` asks for (`masks.cell_masks`). None: inference,
+        zoneout by its expectation and no dropout.
 
     Returns
     -------
@@ -116,7 +126,8 @@ def lstm_forward(
     (h_n, c_n) : pair of ndarray (B, H|P), (B, H)
         The state after the last step of each row.
     tape : Tape or None
-        For `lstm_backward`, and to look at: ``tape.h``, ``tape.c``, ``tape.gates``.
+        For `lstm_backward`, and to look at: ``tape.h``, ``tape.c``, ``tape.gates``,
+        ``tape.masks``.
 
     Raises
     ------
@@ -147,10 +158,11 @@ def lstm_forward(
         x, w_ih, w_hh, b, state, variants, w_proj, lengths, reverse, spec, out
     )
     T, B, H = q.T, q.B, q.H
+    q.masks = cell_masks(spec, checks.generator(rng), (T, B, H), q.P, q.x.dtype)
     n = np.full(B, T) if q.lengths is None else q.lengths
     h, c = np.zeros((T + 1, B, q.P), q.x.dtype), np.zeros((T + 1, B, H), q.x.dtype)
     gates, m = np.zeros((T, B, 4, H), q.x.dtype), np.zeros((T, B, H), q.x.dtype)
-    kept = [{}] * T  # what only variants need for the backward pass
+    c_new, kept = np.zeros_like(m), [{}] * T  # what only variants need for the backward pass
     q.y[...] = 0
     first, last = (n, 0 * n) if q.reverse else (0 * n, n)  # slots of the initial, final state
     h[first, np.arange(B)], c[first, np.arange(B)] = q.h0, q.c0
@@ -158,13 +170,14 @@ def lstm_forward(
     for t in reversed(range(T)) if q.reverse else range(T):
         on = t < n  # (B,) the rows that have a step t
         before, after = (t + 1, t) if q.reverse else (t, t + 1)
-        h[after, on], c[after, on], gates[t, on], m[t, on], kept[t] = step(
-            q, q.x[t, on], h[before, on], c[before, on], _gates_before(q, gates, t)[on]
-        )
+        h[after, on], c[after, on], gates[t, on], m[t, on], c_new[t, on], kept[t] = step(
+            q, q.x[t, on], h[before, on], c[before, on], _gates_before(q, gates, t)[on],
+            _masks_at(q, t, on),
+        )  # fmt: skip
         q.y[t, on] = h[after, on]
 
     state = h[last, np.arange(B)], c[last, np.arange(B)]
-    return q.y, state, Tape(q, h, c, gates[:, :, None], m, kept=kept) if save else None
+    return q.y, state, Tape(q, h, c, gates[:, :, None], m, kept=(c_new, kept)) if save else None
 
 
 def _gates_before(q, gates, t):
@@ -173,18 +186,39 @@ def _gates_before(q, gates, t):
     return gates[before] if 0 <= before < q.T else np.zeros_like(gates[t])
 
 
-def step(q, x, h_prev, c_prev, gates_prev):
-    """One step of n rows: h, c, the gates (n, 4, H), m, and what only variants need backward."""
-    gates, c, m, kept = _cell_forward(q, x, h_prev, c_prev, gates_prev)
-    h = m if q.w_proj is None else m @ q.w_proj.T
-    return h, c, gates, m, kept
+def _masks_at(q, t, on):
+    """What multiplies in step t in these rows: for zoneout the share of the new state."""
+    masks = q.masks
+    at = {name: 1 - getattr(q.spec, name) for name in ("zoneout_h", "zoneout_c")}
+    for name in at.keys() & masks:
+        at[name] = masks[name][t, on].astype(q.x.dtype)
+    if "recurrent_dropout" in masks:
+        at[q.spec.recurrent_dropout_on] = masks["recurrent_dropout"][on]
+    return at
 
 
-def _cell_forward(q, x, h_prev, c_prev, gates_prev):
+def step(q, x, h_prev, c_prev, gates_prev, masks):
+    """One step of n rows: h, c, the gates (n, 4, H), m, c before zoneout, what variants keep."""
+    gates, c_new, m, kept = _cell_forward(q, x, h_prev, c_prev, gates_prev, masks)
+    h_new = m if q.w_proj is None else m @ q.w_proj.T
+    h = _zone(q.spec.zoneout_h, masks["zoneout_h"], h_new, h_prev)
+    c = _zone(q.spec.zoneout_c, masks["zoneout_c"], c_new, c_prev)
+    return h, c, gates, m, c_new, kept
+
+
+def _zone(rate, keep, new, old):
+    return keep * new + (1 - keep) * old if rate else new
+
+
+def _w_hh(q):
+    return q.w_hh * q.masks.get("weight_drop", 1)
+
+
+def _cell_forward(q, x, h_prev, c_prev, gates_prev, masks):
     """One step: the gates (n, 4, H), c and m (n, H), and what only variants need backward."""
     s, H = q.spec, q.H
     (gate, _), (candidate, _), (output, _) = map(activation, (s.gate, s.candidate, s.output))
-    a_x, a_h = x @ q.w_ih.T, h_prev @ q.w_hh.T
+    a_x, a_h = x @ q.w_ih.T, (h_prev * masks.get("h", 1)) @ _w_hh(q).T
     kept = {"a_x": a_x, "a_h": a_h} if s.layer_norm else {}
     if s.layer_norm:
         a_x, a_h = q.ln_x * _norm(a_x, _live(q))[0], q.ln_h * _norm(a_h, _live(q))[0]
@@ -200,7 +234,7 @@ def _cell_forward(q, x, h_prev, c_prev, gates_prev):
     f = gate(_clip(a_f, s.clip)) if s.forget_gate else one
     f = 1 - i if s.coupled else f
     g = candidate(_clip(a_g, s.clip))
-    c = _clip(f * c_prev + i * g, s.cell_clip)
+    c = _clip(f * c_prev + i * (g * masks.get("candidate", 1)), s.cell_clip)
     a_o += _peephole(q, "o") * c if "o" in s.peepholes else 0
     o = gate(_clip(a_o, s.clip)) if s.output_gate else one
     m = o * output(q.ln_c[0] * _norm(c)[0] + q.ln_c[1] if s.layer_norm else c)
@@ -209,8 +243,8 @@ def _cell_forward(q, x, h_prev, c_prev, gates_prev):
     return np.stack([i, f, g, o], axis=1), c, m, kept
 
 
-def _cell_backward(q, gates, c_prev, c, kept, dgates, dm, dc, grads):
-    """One step back: da (n, 4, H) and dc[t-1] from dL/d gates[t] by t+1, dm and dc[t]."""
+def _cell_backward(q, gates, c_prev, c, kept, dgates, dm, dc, drop, grads):
+    """One step back: da (n, 4, H), dc[t-1], dc[t] in all, from dL/d gates[t] by t+1, dm, dc[t]."""
     s = q.spec
     (_, d_gate), (_, d_candidate) = activation(s.gate), activation(s.candidate)
     output, d_output = activation(s.output)
@@ -228,9 +262,11 @@ def _cell_backward(q, gates, c_prev, c, kept, dgates, dm, dc, grads):
     if "o" in s.peepholes:  # a_o += p_o c[t]
         dc = dc + _peephole(q, "o") * da_o
         grads["w_peephole"][2] += (da_o * c).sum(axis=0)
+    dc_all = dc
     if s.cell_clip is not None:
         dc = np.where(np.abs(c) >= s.cell_clip, 0, dc)
-    di, df, dg = dc * g + dgates[:, 0], dc * c_prev + dgates[:, 1], dc * i  # c = f c[t-1] + i g
+    di, df, dg = dc * g * drop, dc * c_prev, dc * i * drop  # c = f c[t-1] + i g
+    di, df = di + dgates[:, 0], df + dgates[:, 1]
     dc_prev = dc * f
     di = di - df if s.coupled else di  # f = 1 - i
     da_i = _live_only(d_gate(i, di), s.input_gate, kept, 0)
@@ -240,7 +276,7 @@ def _cell_backward(q, gates, c_prev, c, kept, dgates, dm, dc, grads):
         if name in s.peepholes:  # a_i += p_i c[t-1]; a_f += p_f c[t-1]
             dc_prev = dc_prev + _peephole(q, name) * da
             grads["w_peephole"][k] += (da * c_prev).sum(axis=0)
-    return np.stack([da_i, da_f, da_g, da_o], axis=1), dc_prev
+    return np.stack([da_i, da_f, da_g, da_o], axis=1), dc_prev, dc_all
 
 
 def _peephole(q, gate):
@@ -277,7 +313,7 @@ def _norm_backward(hat, r, dhat, live=True):
     return r * (dhat - mean[0] - hat * mean[1]) * live
 
 
-def lstm_backward(tape, dy=None, dstate=None, *, keep=False):
+def lstm_backward(tape, dy=None, dstate=None, *, keep=False, step_norms=False):
     """The gradients of one LSTM layer in one direction: back-propagation through time.
 
     Parameters
@@ -291,6 +327,8 @@ def lstm_backward(tape, dy=None, dstate=None, *, keep=False):
         Gradient with respect to the final state, (B, H|P) and (B, H). None: zeros.
     keep : bool
         Leave the tape as it is, at the price of a copy of the gates.
+    step_norms : bool
+        Return also how large the gradient is at each step: where it vanishes or explodes.
 
     Returns
     -------
@@ -301,6 +339,9 @@ def lstm_backward(tape, dy=None, dstate=None, *, keep=False):
     grads : dict of str to ndarray
         Gradients of the weights by their names in `lstm_forward`, those that were given.
         Rows that ``spec`` ignores have gradient 0.
+    norms : StepNorms, with ``step_norms``
+        ``norms.h`` and ``norms.c`` (T,): the Euclidean norms of dL/dh[t], which has dy[t] in it,
+        and of dL/dc[t], over the units of all rows that have a step t.
 
     Raises
     ------
@@ -324,25 +365,32 @@ def lstm_backward(tape, dy=None, dstate=None, *, keep=False):
     ((5, 2, 3), (2, 4), ['w_hh', 'w_ih'])
     """
     q, dy, dh, dc = checks.backward_inputs(tape, dy, dstate)
-    h, c, m = tape.h, tape.c, tape.h_raw
+    h, c, m, (c_new, kept) = tape.h, tape.c, tape.h_raw, tape.kept
     gates = tape.consume(keep)[:, :, 0]  # (T, B, 4, H)
     n = np.full(q.B, q.T) if q.lengths is None else q.lengths
     dx = np.zeros_like(q.x, subok=False, order="C")
     dgates = np.zeros((q.B, 4, q.H), q.x.dtype)  # what reaches the gates from the step after
     grads = {name: np.zeros(w.shape, w.dtype) for name, w in q.weights.items()}
+    norms = StepNorms(np.zeros(q.T, q.x.dtype), np.zeros(q.T, q.x.dtype))
 
     for t in range(q.T) if q.reverse else reversed(range(q.T)):
         on = t < n  # a row waits with its dh_n, dc_n until its last step is reached
-        before, after = (t + 1, t) if q.reverse else (t, t + 1)
+        before = t + 1 if q.reverse else t
+        masks, w_hh = _masks_at(q, t, on), _w_hh(q)
         dh_t = dh[on] if dy is None else dh[on] + dy[t, on]  # y[t] is h[t]
-        dm = dh_t
+        dh_new, dh_old = _unzone(q.spec.zoneout_h, masks["zoneout_h"], dh_t)
+        dc_new, dc_old = _unzone(q.spec.zoneout_c, masks["zoneout_c"], dc[on])
+        dm = dh_new
         if q.w_proj is not None:  # h = W_proj m
-            dm = dh_t @ q.w_proj
-            grads["w_proj"] += dh_t.T @ m[t, on]
-        da, dc[on] = _cell_backward(
-            q, gates[t, on], c[before, on], c[after, on], tape.kept[t], dgates[on], dm, dc[on],
-            grads,
+            dm = dh_new @ q.w_proj
+            grads["w_proj"] += dh_new.T @ m[t, on]
+        da, dc_prev, dc_all = _cell_backward(
+            q, gates[t, on], c[before, on], c_new[t, on], kept[t], dgates[on], dm,
+            dc_new, masks.get("candidate", 1), grads,
         )  # fmt: skip
+        norms.h[t] = np.linalg.norm(dh_t)
+        norms.c[t] = np.linalg.norm(dc[on] if q.spec.zoneout_c else dc_all)
+        dc[on] = dc_prev + dc_old
         if q.w_fgr is not None:  # a_ifo += W_fgr (i, f, o)[t-1]
             da_ifo = da[:, _IFO].reshape(-1, 3 * q.H)
             gates_prev = _gates_before(q, gates, t)[on]
@@ -351,16 +399,22 @@ def lstm_backward(tape, dy=None, dstate=None, *, keep=False):
         gates[t, on] = da
         da = da_x = da_h = da.reshape(-1, 4 * q.H)
         if q.spec.layer_norm:
-            da_x = _product_backward(q, "ln_x", tape.kept[t]["a_x"], da, grads)
-            da_h = _product_backward(q, "ln_h", tape.kept[t]["a_h"], da, grads)
+            da_x = _product_backward(q, "ln_x", kept[t]["a_x"], da, grads)
+            da_h = _product_backward(q, "ln_h", kept[t]["a_h"], da, grads)
         dx[t, on] = da_x @ q.w_ih  # a = W_ih x + W_hh h[t-1] + b
-        dh[on] = da_h @ q.w_hh
+        dh[on] = (da_h @ w_hh) * masks.get("h", 1) + dh_old
         grads["w_ih"] += da_x.T @ q.x[t, on]
-        grads["w_hh"] += da_h.T @ h[before, on]
+        grads["w_hh"] += da_h.T @ (h[before, on] * masks.get("h", 1))
         if q.b is not None:
             grads["b"] += da.sum(axis=0)
 
-    return dx, (dh, dc), grads
+    grads["w_hh"] *= q.masks.get("weight_drop", 1)
+    return (dx, (dh, dc), grads, norms) if step_norms else (dx, (dh, dc), grads)
+
+
+def _unzone(rate, keep, d):
+    """The gradients of the new and of the old state from that of their mixture."""
+    return (keep * d, (1 - keep) * d) if rate else (d, 0)
 
 
 def _product_backward(q, name, product, da, grads):

@@ -17,6 +17,7 @@ _FLAGS = (
     "full_gate_recurrence",
     "layer_norm",
 )
+_RATES = ("zoneout_h", "zoneout_c", "recurrent_dropout", "weight_drop")
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,6 +52,19 @@ class Spec:
     clip : float or None
         What the activations of i, f, g, o see is clipped to [-clip, clip], as ONNX Runtime
         does it: after bias and peepholes, not the cell on its way out; no gradient where it is.
+    zoneout_h, zoneout_c : float
+        Probability, for each step, row and unit, with which h[t] or c[t] stays that of t-1
+        (Krueger et al. 2017); h is made of the c before its zoneout. At inference both are
+        mixed in these shares: the expectation.
+    recurrent_dropout : float
+        Probability with which an element is zeroed for the whole sequence, the others divided
+        by 1 - recurrent_dropout; at inference nothing is.
+    recurrent_dropout_on : {"h", "candidate"}
+        What is zeroed: h[t-1] on its way to the gates (Gal & Ghahramani 2016), or the
+        candidate g on its way to c, which loses no memory (Semeniuta et al. 2016).
+    weight_drop : float
+        The same for the elements of W_hh, once for each call: DropConnect, with the factor
+        1 / (1 - weight_drop), as AWD-LSTM does it (Merity et al. 2018).
 
     Raises
     ------
@@ -86,6 +100,11 @@ class Spec:
     layer_norm: bool = False
     gate: str | tuple = "sigmoid"
     clip: float | None = None
+    zoneout_h: float = 0.0
+    zoneout_c: float = 0.0
+    recurrent_dropout: float = 0.0
+    recurrent_dropout_on: str = "h"
+    weight_drop: float = 0.0
 
     def __post_init__(self):
         for name in _FLAGS:
@@ -100,6 +119,11 @@ class Spec:
             object.__setattr__(self, name, check_activation(name, getattr(self, name)))
         for name in ("cell_clip", "clip"):
             object.__setattr__(self, name, check_limit(name, getattr(self, name)))
+        for name in _RATES:
+            object.__setattr__(self, name, _rate(name, getattr(self, name)))
+        if self.recurrent_dropout_on not in ("h", "candidate"):
+            on = self.recurrent_dropout_on
+            raise ValueError(f"recurrent_dropout_on must be 'h' or 'candidate', got {on!r}")
         self._check_pairs()
 
     def _check_pairs(self):
@@ -133,6 +157,11 @@ class Spec:
         """Which of i f g o are computed from their rows of the weights: four bools."""
         forget = self.forget_gate and not self.coupled
         return self.input_gate, forget, True, self.output_gate
+
+    @property
+    def draws(self):
+        """Whether training draws masks."""
+        return any(getattr(self, name) for name in _RATES)
 
     @cached_property
     def changed(self):
@@ -171,6 +200,15 @@ def check_limit(name, value):
         raise TypeError(f"{name} must be a positive float or None, got {value!r}")
     if not 0 < value < float("inf"):
         raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    return float(value)
+
+
+def _rate(name, value):
+    """A probability of masks as a float."""
+    if not _is_number(value):
+        raise TypeError(f"{name} must be a float in [0, 1), got {value!r}")
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value!r}")
     return float(value)
 
 

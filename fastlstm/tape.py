@@ -1,9 +1,18 @@
 # SPDX-License-Identifier: MIT
 """What a forward pass leaves for the backward pass, and for whoever wants to look."""
 
+from typing import NamedTuple
+
 import numpy as np
 
-__all__ = ["Tape"]
+__all__ = ["StepNorms", "Tape"]
+
+
+class StepNorms(NamedTuple):
+    """The Euclidean norms (T,) of dL/dh[t] and dL/dc[t], over all rows that have a step t."""
+
+    h: np.ndarray
+    c: np.ndarray
 
 
 class Tape:
@@ -55,6 +64,11 @@ class Tape:
     def c(self):
         """All cell states (T+1, B, H)."""
         return self._rows(self._c[:, :, : self.inputs.H], self.inputs.c0)
+
+    @property
+    def masks(self):
+        """The random masks that were drawn, by the fields of `Spec`."""
+        return dict(self.inputs.masks)
 
     @property
     def gates(self):

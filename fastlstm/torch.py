@@ -92,6 +92,10 @@ class LSTM(Module):
     ):
         if not isinstance(spec, Spec):
             raise TypeError(f"spec must be a fastlstm.Spec, got {type(spec).__name__}")
+        if spec.draws:
+            raise NotImplementedError(
+                f"fastlstm.torch.LSTM draws no masks of the cell, fastlstm.LSTM does: {spec}"
+            )
         super().__init__(
             "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout,
             bidirectional, proj_size, device, dtype,

@@ -32,6 +32,7 @@ class Case:
     dy: bool = True
     dstate: bool = True
     spec: Spec = Spec()
+    training: bool = True  # masks are drawn, where the spec has any
 
     def __str__(self):
         parts = [f"{d}{getattr(self, d)}" for d in "TBIHP" if getattr(self, d) is not None]
@@ -40,6 +41,7 @@ class Case:
         parts += ["reverse"] * self.reverse
         parts += [f"no{s}" for s in ("bias", "state", "dy", "dstate") if not getattr(self, s)]
         parts += [repr(self.spec)] * bool(self.spec.changed)
+        parts += ["inference"] * (not self.training)
         return "_".join(parts)
 
 
@@ -149,6 +151,8 @@ class Problem:
         names = ("x", "w_ih", "w_hh", "b", "state", "w_proj", "lengths", "reverse")
         names += variant_weights(self.case.spec)
         given = {"spec": self.case.spec} if self.case.spec.changed else {}
+        if self.case.training and self.case.spec.draws:
+            given["rng"] = np.random.default_rng(6)  # the same masks each time
         return {name: getattr(self, name) for name in names} | given
 
     def map(self, change):

@@ -24,6 +24,8 @@ PEEPHOLES = replace(CASE, spec=Spec(peepholes="ifo", cell_clip=0.6))
 COUPLED = replace(CASE, spec=Spec(coupled=True, clip=0.9))
 NORM = replace(CASE, spec=Spec(layer_norm=True, coupled=True))
 RECURRENT = replace(CASE, spec=Spec(full_gate_recurrence=True))
+ZONEOUT = replace(CASE, spec=Spec(zoneout_h=0.3, zoneout_c=0.4))
+DROPPED = replace(CASE, spec=Spec(recurrent_dropout=0.4, weight_drop=0.3))
 RECURRENT_REVERSE = replace(RECURRENT, reverse=True)
 
 # name: (line of the reference, what the wrong kernel has instead, case, a tensor that is wrong)
@@ -35,7 +37,9 @@ FAULTS = {
     "forward: gates g o swapped": ("a_i, a_f, a_g, a_o = ", "a_i, a_f, a_o, a_g = ", CASE, "y"),
     "forward: gates f o swapped": ("a_i, a_f, a_g, a_o = ", "a_i, a_o, a_g, a_f = ", CASE, "y"),
     "forward: bias dropped": ("(0 if q.b is None else q.b)", "0", CASE, "y"),
-    "forward: recurrence dropped": ("h_prev @ q.w_hh.T", "0 * (x @ q.w_ih.T)", CASE, "y"),
+    "forward: recurrence dropped": (
+        "(h_prev * masks.get(\"h\", 1)) @ _w_hh(q).T", "0 * (x @ q.w_ih.T)", CASE, "y",
+    ),
     "forward: tanh(c) missing": ("m = o * output(", "m = o * (", CASE, "y"),
     "forward: t=0 skipped": (
         "reversed(range(T)) if q.reverse else range(T):\n        on = t < n  # (B,) the",
@@ -76,10 +80,10 @@ FAULTS = {
         "else reversed(range(q.T)):", "else reversed(range(1, q.T)):", CASE, "dx",
     ),
     "backward: h[t] for h[t-1] in dw_hh": (
-        "da_h.T @ h[before, on]", "da_h.T @ h[after, on]", CASE, "dw_hh",
+        "da_h.T @ (h[before, on]", "da_h.T @ (h[t + 1, on]", CASE, "dw_hh",
     ),
     "backward: c[t] for c[t-1] in df": (
-        "dc * c_prev +", "dc * c +", CASE, "dw_ih",
+        "dc * c_prev, dc", "dc * c, dc", CASE, "dw_ih",
     ),
     "backward: dh_n missing": (
         "gates = tape.consume", "dh[:] = 0\n    gates = tape.consume", CASE, "dh0",
@@ -99,7 +103,7 @@ FAULTS = {
     "backward: dy added twice": (
         "else dh[on] + dy[t, on]", "else dh[on] + 2 * dy[t, on]", CASE, "dx",
     ),
-    "backward: dh not carried": ("dh[on] = da_h @ q.w_hh", "dh[on] = 0", CASE, "dx"),
+    "backward: dh not carried": ("dh[on] = (da_h @ w_hh)", "dh[on] = 0", CASE, "dx"),
     "backward: dc not carried": ("dc_prev = dc * f", "dc_prev = 0 * f", CASE, "dx"),
     "backward: o missing in dc": ("d_output(s_c, dm * o)", "d_output(s_c, dm)", CASE, "dx"),
     "backward: 1 - tanh(c)**2 missing": ("d_output(s_c, dm * o)", "dm * o", CASE, "dx"),
@@ -117,24 +121,24 @@ FAULTS = {
         "grads[\"b\"] += da.sum(axis=0)", "grads[\"b\"] += da[1:].sum(axis=0)", CASE, "db",
     ),
     "backward: all weights' gradients zero": (
-        "return dx, (dh, dc), grads", "return dx, (dh, dc), {n: 0 * a for n, a in grads.items()}",
+        "else (dx, (dh, dc), grads)", "else (dx, (dh, dc), {n: 0 * a for n, a in grads.items()})",
         CASE, "dw_ih",
     ),
     "backward: weights' gradients start from the weights": (
         "{name: np.zeros(w.shape, w.dtype)", "{name: w.copy()", CASE, "dw_ih",
     ),
     "backward: projection not inverted": (
-        "dh_t @ q.w_proj", "np.pad(dh_t, ((0, 0), (0, q.H - q.P)))", PROJECTED, "dx",
+        "dh_new @ q.w_proj", "np.pad(dh_new, ((0, 0), (0, q.H - q.P)))", PROJECTED, "dx",
     ),
     "backward: dw_proj without the last step's output gate": (
-        "dh_t.T @ m[t, on]", "dh_t.T @ np.tanh(c[after, on])", PROJECTED, "dw_proj",
+        "dh_new.T @ m[t, on]", "dh_new.T @ np.tanh(c[t + 1, on])", PROJECTED, "dw_proj",
     ),
     "backward: reverse runs forward": (
         "range(q.T) if q.reverse else reversed(range(q.T)):\n        on = t < n  # a row",
         "reversed(range(q.T)):\n        on = t < n  # a row", REVERSE, "dx",
     ),
     "backward: reverse takes h[t-1] from the wrong side": (
-        "da_h.T @ h[before, on]", "da_h.T @ h[t, on]", REVERSE, "dw_hh",
+        "da_h.T @ (h[before, on]", "da_h.T @ (h[t, on]", REVERSE, "dw_hh",
     ),
     "variant: o sees c[t-1]": (
         '_peephole(q, "o") * c if', '_peephole(q, "o") * c_prev if', PEEPHOLES, "y",
@@ -181,6 +185,28 @@ FAULTS = {
     ),
     "variant: no gradient to the gates before": (
         "(da_ifo @ q.w_fgr).reshape(-1, 3, q.H)", "0", RECURRENT, "dx",
+    ),
+    "variant: h made of the cell after its zoneout": (
+        "i * (g * masks.get(\"candidate\", 1)), s.cell_clip)\n",
+        "i * g, s.cell_clip)\n    c = _zone(s.zoneout_c, masks[\"zoneout_c\"], c, c_prev)\n",
+        ZONEOUT, "y",
+    ),
+    "variant: zoneout the other way round": (
+        "keep * new + (1 - keep) * old", "keep * old + (1 - keep) * new", ZONEOUT, "y",
+    ),
+    "variant: no gradient past the step": ("masks.get(\"h\", 1) + dh_old", "1", ZONEOUT, "dx"),
+    "variant: dropout of h without its gradient": (
+        "(da_h @ w_hh) * masks.get(\"h\", 1)", "(da_h @ w_hh)", DROPPED, "dh0",
+    ),
+    "variant: dw_hh of what was dropped": (
+        "grads[\"w_hh\"] *= q.masks.get(\"weight_drop\", 1)", "pass", DROPPED, "dw_hh",
+    ),
+    "variant: dh of the weights that were not dropped": (
+        "masks, w_hh = _masks_at(q, t, on), _w_hh(q)", "masks, w_hh = _masks_at(q, t, on), q.w_hh",
+        DROPPED, "dx",
+    ),
+    "variant: masks of the first step in all": (
+        "masks[name][t, on]", "masks[name][0, on]", ZONEOUT, "y",
     ),
     "variant: weights of the gates transposed": (
         "@ q.w_fgr.T)", "@ q.w_fgr)", RECURRENT, "y",
