@@ -9,6 +9,10 @@ import argparse
 import os
 import sys
 
+# NumPy would load it at its first use, after the first line of output, and while it loads a Ctrl-C
+# is lost: Cython drops what is raised in there.
+import numpy.random  # noqa: F401
+
 from ._version import __version__
 from .cli_arguments import say
 from .cli_convert import add_convert

@@ -82,8 +82,8 @@ def test_speakers_of_japanese_vowels_are_told_apart():
     (X, y), (Xt, yt) = japanese_vowels("train"), japanese_vowels("test")
     assert len({x.shape[1] for x in X}) > 5  # ragged
     model = LSTMClassifier(
-        32, bidirectional=True, dropout=0.2, channels_first=True, learning_rate_init=0.005,
-        max_iter=40, random_state=0, dtype="float32",
+        64, bidirectional=True, dropout=0.4, channels_first=True, learning_rate_init=0.01,
+        learning_rate="cosine", max_iter=60, random_state=0, tol=0.0, dtype="float32",
     )  # fmt: skip
     assert model.fit(X, y).score(Xt, yt) > 0.95
 
