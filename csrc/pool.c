@@ -8,17 +8,25 @@
 #    include <time.h>
 #endif
 
+#include "denormals.h"
 #include "pool.h"
+
+/* One share, with denormal numbers flushed to zero. */
+static void do_share(fl_work work, void *arg, int share, int n) {
+    const unsigned long long before = fl_flush_denormals();
+    work(arg, share, n);
+    fl_restore_denormals(before);
+}
 
 #if defined(_WIN32) /* one thread: every kernel works, none is shared */
 
 void fl_team_share(int n, fl_work work, void *arg) {
-    for (int k = 0; k < n; k++) work(arg, k, n);
+    for (int k = 0; k < n; k++) do_share(work, arg, k, n);
 }
 
 void fl_team_together(int n, fl_work work, void *arg) {
     (void)n;
-    work(arg, 0, 1);
+    do_share(work, arg, 0, 1);
 }
 
 int fl_team_barrier(int n) {
@@ -107,12 +115,12 @@ static void take_part(void) {
     int share = atomic_fetch_add(&team.next, 1);
     if (!team.together) {
         for (; share < team.n; share = atomic_fetch_add(&team.next, 1))
-            team.work(team.arg, share, team.n);
+            do_share(team.work, team.arg, share, team.n);
         return;
     }
     int go, spin = 0;
     while (!(go = atomic_load(&team.go))) pause_for(&spin);
-    if (share < go) team.work(team.arg, share, go);
+    if (share < go) do_share(team.work, team.arg, share, go);
 }
 
 static void *member(void *number) {
@@ -198,12 +206,12 @@ static int team_is_mine(int *n) {
 void fl_team_share(int n, fl_work work, void *arg) {
     int threads = n;
     if (!team_is_mine(&threads)) {
-        for (int k = 0; k < n; k++) work(arg, k, n);
+        for (int k = 0; k < n; k++) do_share(work, arg, k, n);
         return;
     }
     open_job(n, work, arg, 0);
-    work(arg, 0, n);
-    for (int k; (k = atomic_fetch_add(&team.next, 1)) < n;) work(arg, k, n);
+    do_share(work, arg, 0, n);
+    for (int k; (k = atomic_fetch_add(&team.next, 1)) < n;) do_share(work, arg, k, n);
     close_job();
 }
 
@@ -215,7 +223,7 @@ void fl_team_together(int n, fl_work work, void *arg) {
             atomic_store(&team.recovery, 0);
     }
     if (!team_is_mine(&n)) {
-        work(arg, 0, 1);
+        do_share(work, arg, 0, 1);
         return;
     }
     n = team.members + 1 < n ? team.members + 1 : n;
@@ -233,7 +241,7 @@ void fl_team_together(int n, fl_work work, void *arg) {
     const int enlisted = atomic_load(&team.next);
     const int go = enlisted < n ? enlisted : n;
     atomic_store(&team.go, go);
-    work(arg, 0, go);
+    do_share(work, arg, 0, go);
     close_job();
 }
 

@@ -16,6 +16,8 @@
  * fl_team_barrier spins for a bounded time, then yields. It returns 1 where the wait was so long
  * that processors are wanting: the job had better go on with one thread.
  *
+ * While it works a thread flushes denormal numbers to zero (denormals.h); its mode is restored.
+ *
  * A forked child starts without a team and makes its own when it needs one. */
 #ifndef FL_POOL_H
 #define FL_POOL_H

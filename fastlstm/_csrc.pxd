@@ -103,6 +103,10 @@ cdef extern from "fastlstm.h":
     const char *fl_best_isa() noexcept nogil
     const char *const *fl_isas() noexcept nogil
 
+cdef extern from "denormals.h":
+    unsigned long long fl_flush_denormals() noexcept nogil
+    void fl_restore_denormals(unsigned long long before) noexcept nogil
+
 cdef extern from "pool.h":
     void fl_team_share(int n, fl_work work, void *arg) noexcept nogil
     void fl_team_together(int n, fl_work work, void *arg) noexcept nogil

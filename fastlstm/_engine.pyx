@@ -31,8 +31,8 @@ from ._variants import NOT_IN_STEP, variant_memory
 from ._arrays cimport View, address, view_of
 from ._blas_step cimport backward_scratch
 from ._csrc cimport (
-    fl_best_isa, fl_isas, fl_kernels, fl_kernels_for, fl_lstm, fl_team_share, fl_team_together,
-    fl_work,
+    fl_best_isa, fl_flush_denormals, fl_isas, fl_kernels, fl_kernels_for, fl_lstm,
+    fl_restore_denormals, fl_team_share, fl_team_together, fl_work,
 )
 from ._gates cimport (
     fl_squash, libm_sigmoid_f32, libm_sigmoid_f64, libm_tanh_f32, libm_tanh_f64,
@@ -369,6 +369,8 @@ cdef int describe(
     job.variant.sigmoid, job.variant.tanh = squash(job.is_f64, False), squash(job.is_f64, True)
     describe_variant(&job.variant, weights.spec, w)
     job.caller = PyThread_get_thread_ident()
+    job.denormals = fl_flush_denormals()
+    fl_restore_denormals(job.denormals)
     job.stop_after = job.alone_after = NEVER
     if job.simd == NULL:
         q.U, q.L, q.h_row = 1, q.H, q.P

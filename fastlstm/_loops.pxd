@@ -9,8 +9,8 @@ from libc.string cimport memcpy, memset
 
 from ._blas_step cimport c_slot, h_slot, project, step_backward, step_forward, sum_gradients
 from ._csrc cimport (
-    FL_PEEPHOLE_F, FL_PEEPHOLE_I, FL_PEEPHOLE_O, fl_flag_is_up, fl_kernels, fl_lstm,
-    fl_raise_flag, fl_team_barrier,
+    FL_PEEPHOLE_F, FL_PEEPHOLE_I, FL_PEEPHOLE_O, fl_flag_is_up, fl_flush_denormals, fl_kernels,
+    fl_lstm, fl_raise_flag, fl_restore_denormals, fl_team_barrier,
 )
 from ._variants cimport Variant
 
@@ -33,6 +33,7 @@ cdef struct Job:  # one call, shared by the team
     Py_ssize_t chunk        # steps whose projection is formed at once
     char *scratch
     Py_ssize_t scratch_size  # bytes a thread
+    unsigned long long denormals  # the caller's mode
     unsigned long caller    # the thread that made the call: it alone can see a signal
     Py_ssize_t stop_after   # by_units: Ctrl-C: the last step
     Py_ssize_t alone_after  # by_units: processors are wanting; after this step the first goes alone
@@ -109,10 +110,12 @@ cdef inline bint is_caller(const Job *job) noexcept nogil:
 
 
 cdef inline void look_for_ctrl_c(Job *job, Py_ssize_t s) noexcept nogil:
+    fl_restore_denormals(job.denormals)  # handlers are Python
     with gil:
         if PyErr_CheckSignals():
             job.stop_after = s
             fl_raise_flag(&job.interrupted)
+    fl_flush_denormals()
 
 
 cdef inline bint stops(Job *job, Py_ssize_t s) noexcept nogil:

@@ -23,7 +23,9 @@ from .moved import Moved
 from .spec import Spec
 
 from ._blas_step cimport c_slot, gates_of, gemm, h_slot
-from ._csrc cimport FL_PEEPHOLE_F, FL_PEEPHOLE_I, FL_PEEPHOLE_O, fl_lstm
+from ._csrc cimport (
+    FL_PEEPHOLE_F, FL_PEEPHOLE_I, FL_PEEPHOLE_O, fl_flush_denormals, fl_lstm, fl_restore_denormals,
+)
 from ._engine cimport blas_gemm, interrupted
 from ._gates_tangent cimport gates_hvp, gates_jvp
 from ._loops cimport Job, look_for_ctrl_c, steps_between_signals
@@ -251,10 +253,12 @@ def tangent_forward(tape, v):
     prepare(&a, &job, moved)
     cdef bint is_f64 = tape.inputs.x.dtype == np.float64
     with nogil:
+        job.denormals = fl_flush_denormals()
         if is_f64:
             jvp_loop(<double *>NULL, &a, &job)
         else:
             jvp_loop(<float *>NULL, &a, &job)
+        fl_restore_denormals(job.denormals)
     interrupted(&job)
     after = slice(0, a.q.T) if a.q.reverse else slice(1, a.q.T + 1)
     ty = moved.full(moved.tangent["h"][after])
@@ -295,12 +299,14 @@ def tangent_backward(moved, u, tu):
     a.q.dw_peephole = address(dw.get("w_peephole"))
     cdef bint is_f64 = dtype == np.float64
     with nogil:
+        job.denormals = fl_flush_denormals()
         if is_f64:
             hvp_loop(<double *>NULL, &a, &job)
             sum_pairs(<double *>NULL, &a)
         else:
             hvp_loop(<float *>NULL, &a, &job)
             sum_pairs(<float *>NULL, &a)
+        fl_restore_denormals(job.denormals)
     interrupted(&job)
     results = []
     for k, (_, dh_n, dc_n) in enumerate((u, tu)):

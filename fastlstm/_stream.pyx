@@ -337,7 +337,7 @@ cdef class Stream:
                 run_together(n, all_layers, &step)
             self.busy = False
         else:
-            all_layers(&step, 0, 1)
+            run_together(1, all_layers, &step)
         self.parity = not self.parity
         self.layers[self.L - 1].q.y = last
         return 0
