@@ -20,6 +20,7 @@ from .modules import (
     MergeDirections,
     Reverse,
     Sequential,
+    ZeroMasked,
 )
 from .sibling_layers import GRU, RNN, SLSTM
 from .spec import Spec
@@ -52,6 +53,7 @@ __all__ = [
     "Sequential",
     "Spec",
     "Stream",
+    "ZeroMasked",
     "__version__",
     "evaluate",
     "fit",

@@ -330,7 +330,7 @@ def _torch_modules(torch, model):
             made.append(_torch_recurrent(nn, m, dtype))
         elif isinstance(m, Dense) and m.activation is None:
             made.append(nn.Linear(m.in_features, m.out_features, bias=m.bias, dtype=dtype))
-        elif isinstance(m, Embedding):
+        elif isinstance(m, Embedding) and not m.mask_zero:
             made.append(nn.Embedding(m.num_embeddings, m.embedding_dim, dtype=dtype))
         elif isinstance(m, (Dropout, LastState)):
             made.append(nn.Dropout(0) if isinstance(m, Dropout) else nn.Identity())

@@ -23,6 +23,7 @@ from .modules import (
     Masking,
     MergeDirections,
     Reverse,
+    ZeroMasked,
 )
 from .spec import Spec
 from .tensorfile import brief
@@ -296,9 +297,11 @@ class Builder:
             modules.append(Reverse(batch_first=True))
             if self._mask and sequences:  # Keras reverses the outputs, but not their mask
                 raise self._fault(f"{layer} goes backwards under a mask and returns sequences")
-        if self._mask and zero and len(groups) == 1:
-            raise options.unsupported("zero_output_for_mask", zero)
         modules.append(self._cell(layer, options, groups))
+        if zero and self._mask and len(groups) == 1:
+            if not sequences:  # zero where the last step is masked
+                raise options.unsupported("zero_output_for_mask", zero)
+            modules.append(ZeroMasked())
         return modules if sequences else [*modules, LastState()]
 
     def _cell(self, layer, options, groups):

@@ -17,6 +17,7 @@ from .modules import (
     MergeDirections,
     Reverse,
     Sequential,
+    ZeroMasked,
     is_recurrent,
 )
 from .weights import to_layout
@@ -113,8 +114,8 @@ class Writer:
             return 1 + self._recurrent(rest[0], rest[1:], backwards=True)
         if is_recurrent(m):
             return self._recurrent(m, rest, backwards=False)
-        if isinstance(m, MergeDirections):
-            raise ValueError("Keras has no MergeDirections but in a Bidirectional")
+        if isinstance(m, (MergeDirections, ZeroMasked)):
+            raise ValueError(f"Keras has no {type(m).__name__} but as part of a recurrent layer")
         writers = {Activation: self._activation, Dense: self._dense, Dropout: self._dropout,
                    Embedding: self._embedding, Flatten: self._flatten,
                    Masking: self._masking}  # fmt: skip
@@ -183,7 +184,11 @@ class Writer:
         rest = rest[last:]
         if backwards and self._mask and not last:
             raise ValueError("Keras reverses the outputs of go_backwards, but not their mask")
-        merge = isinstance(rest[0], MergeDirections) if rest else False
+        zero = bool(rest) and isinstance(rest[0], ZeroMasked)
+        rest = rest[zero:]
+        if zero and (m.bidirectional or last):
+            raise ValueError("Keras has ZeroMasked behind the sequences of one direction alone")
+        merge = bool(rest) and isinstance(rest[0], MergeDirections)
         if merge and not (m.bidirectional and m.num_layers == 1):
             raise ValueError("Keras has MergeDirections behind one bidirectional layer alone")
         weights, D = m.cell_weights(), 1 + m.bidirectional
@@ -197,13 +202,14 @@ class Writer:
             if m.bidirectional:
                 self._bidirectional(kind, options, arrays, rest[0].mode if merge else "concat")
             else:
+                options["zero_output_for_mask"] = zero and top
                 options = self._options(kind, go_backwards=backwards, **options)
                 self._add(kind, options, {"/cell": arrays[0]})
             if m.dropout and not top:
                 self._dropout(Dropout(m.dropout))
         if last:
             self._sequence = self._mask = False
-        return 1 + last + merge
+        return 1 + last + zero + merge
 
     def _bidirectional(self, kind, options, arrays, merge):
         ways = {}

@@ -12,7 +12,7 @@ import numpy as np
 from . import checks
 from .heads import Module
 
-__all__ = ["Masking", "around"]
+__all__ = ["Masking", "ZeroMasked", "around"]
 
 
 class Masking(Module):
@@ -74,6 +74,53 @@ class Masking(Module):
     def backward(self, tape, dy):
         """Return dx, zero in the steps that do not count, and no gradients."""
         return np.where(tape, dy, dy.dtype.type(0)), self.parameters()
+
+
+class ZeroMasked(Module):
+    """Zeros in the steps that do not count, where a layer in one direction repeats its output.
+
+    Inside a Sequential it is given the mask of a `Masking` or an `Embedding` before it: Keras'
+    ``zero_output_for_mask=True``. By itself it gives back what it is given.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> ZeroMasked()(np.ones((1, 2, 1)), mask=np.array([[True, False]]))
+    array([[[1.],
+            [0.]]])
+    """
+
+    def __init__(self):
+        super().__init__({}, None)
+
+    @property
+    def config(self):
+        """Only the ``"type"``."""
+        return {"type": "ZeroMasked"}
+
+    def __call__(self, x, mask=None):
+        """Return y; see `forward`."""
+        return self.forward(x, mask=mask)[0]
+
+    def forward(self, x, rng=None, mask=None):
+        """Return y, shaped as x (..., F), and the tape: the mask.
+
+        Parameters
+        ----------
+        x : ndarray (..., F), float32 or float64
+        rng : Generator, optional
+            Not used.
+        mask : ndarray (...) of bool, optional
+        """
+        x = checks.array("x", x)
+        if mask is None:
+            return x, None
+        checks.shape("mask", mask, "as x without its last axis", x.shape[:-1])
+        return x * mask[..., None], mask
+
+    def backward(self, tape, dy):
+        """Return dx for dy, and no gradients."""
+        return (dy if tape is None else dy * tape[..., None]), self.parameters()
 
 
 def around(layer, mask):

@@ -22,7 +22,7 @@ import numpy as np
 from .between import Activation, Embedding, Flatten, MergeDirections, Reverse
 from .heads import Dense, Dropout, LastState, Module
 from .layer import LSTM
-from .masking import Masking, around
+from .masking import Masking, ZeroMasked, around
 from .members import check_members, is_recurrent, makes_mask, next_mask
 from .sibling_layers import GRU, RNN, SLSTM
 
@@ -40,6 +40,7 @@ __all__ = [
     "Reverse",
     "Sequential",
     "SequentialTape",
+    "ZeroMasked",
     "is_recurrent",
     "module_from_config",
 ]
@@ -212,7 +213,7 @@ class Sequential(Module):
                 y, final = around(m, mask)(x, state=next(states), lengths=lengths)
                 x = m.top(final) if isinstance(follower, LastState) else y
             else:
-                x = m(x)
+                x = m(x, mask=mask) if isinstance(m, ZeroMasked) else m(x)
             mask = next_mask(m, given, mask)
         return x
 
@@ -288,7 +289,8 @@ class Sequential(Module):
                 tape.states.append(final)
                 x = m.top(final) if isinstance(follower, LastState) else y
             else:
-                x, inner = m.forward(x, rng=rng)
+                extra = {"mask": mask} if isinstance(m, ZeroMasked) else {}
+                x, inner = m.forward(x, rng=rng, **extra)
             tape.tapes.append(inner)
             tape.layers.append(layer)
             mask = next_mask(m, given, mask)
@@ -365,7 +367,7 @@ class Sequential(Module):
 
 
 _HEADS = (Dense, Dropout, LastState, Sequential)
-_BETWEEN = (Activation, Embedding, Flatten, Masking, MergeDirections, Reverse)
+_BETWEEN = (Activation, Embedding, Flatten, Masking, MergeDirections, Reverse, ZeroMasked)
 MODULES = {m.__name__: m for m in (LSTM, *_HEADS, *_BETWEEN, GRU, RNN, SLSTM)}
 
 

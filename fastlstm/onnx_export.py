@@ -301,6 +301,8 @@ def _write_last_state(out, m, h, shape):  # (D, B, H) -> (B, D*H)
 
 
 def _write_embedding(out, m, x, shape):
+    if m.mask_zero:
+        raise ValueError("ONNX has nothing for Embedding(mask_zero=True)")
     table = out.constant(m.parameters()["weight"], "table")
     return out.add("Gather", table, x, axis=0), [*shape, m.embedding_dim]
 

@@ -361,6 +361,20 @@ def test_variants_by_way_of_onnx(tmp_path, name):
 
 
 @pytest.mark.parity
+@pytest.mark.parametrize("kind", [".onnx", ".pt", ".json"])
+@pytest.mark.parametrize(
+    "first", [fl.Masking(-1.0), fl.Embedding(9, 3, mask_zero=True)], ids=lambda m: type(m).__name__
+)
+def test_masks_are_not_lost_silently(tmp_path, kind, first):
+    needs(kind)
+    model = fl.Sequential([first, fl.LSTM(3, 4, batch_first=True)])
+    fl.save(tmp_path / "a.safetensors", model)
+    with pytest.raises((ValueError, TypeError), match=type(first).__name__):
+        convert(tmp_path / "a.safetensors", tmp_path / f"b{kind}")
+    assert not (tmp_path / f"b{kind}").exists()
+
+
+@pytest.mark.parity
 def test_a_graph_that_is_no_stack(tmp_path):
     onnx = pytest.importorskip("onnx")
     from onnx import TensorProto, helper

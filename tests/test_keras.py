@@ -122,6 +122,16 @@ MASKED = [  # kind, options, units, mask, what comes of it
         ],
     ),
     (
+        "LSTM",
+        {"return_sequences": True, "zero_output_for_mask": True},
+        2,
+        ["1110", "1100"],
+        [
+            [[0.0158891] * 2, [0.05552048] * 2, [0.11755939] * 2, [0.0] * 2],
+            [[0.14185596] * 2, [0.28556206] * 2, [0.0] * 2, [0.0] * 2],
+        ],
+    ),
+    (
         "SimpleRNN",
         {"return_sequences": True},
         2,
@@ -202,7 +212,12 @@ NOT_KERAS = [
         "reverses the outputs of go_backwards, but not their mask",
     ),
     (fl.Reverse(batch_first=True), ValueError, "Keras has no Reverse but as go_backwards"),
-    (fl.MergeDirections("sum"), ValueError, "Keras has no MergeDirections but in"),
+    (fl.MergeDirections("sum"), ValueError, "Keras has no MergeDirections but as"),
+    (
+        fl.Sequential([fl.LSTM(3, 4, batch_first=True, bidirectional=True), fl.ZeroMasked()]),
+        ValueError,
+        "ZeroMasked behind the sequences of one direction alone",
+    ),
     (fl.Activation(("hard_sigmoid", 0.2, 0.5)), ValueError, "Keras has no activation"),
     (
         fl.Sequential([fl.Reverse(True), fl.LSTM(3, 4, 2, batch_first=True)]),

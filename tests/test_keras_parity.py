@@ -218,6 +218,7 @@ MASKED = {
     ],
     "flatten": lambda: [L.LSTM(4, return_sequences=True), L.Flatten(), L.Dense(3), L.Softmax()],
     "softmax behind": lambda: [L.LSTM(4), L.Softmax()],
+    "zeros": lambda: [L.GRU(4, return_sequences=True, zero_output_for_mask=True), L.LSTM(3)],
 }
 
 

@@ -17,6 +17,7 @@ from fastlstm.modules import (
     MergeDirections,
     Reverse,
     Sequential,
+    ZeroMasked,
 )
 
 B, T, I = 5, 6, 3
@@ -109,6 +110,7 @@ def models():
             [
                 Masking(-1.0),
                 LSTM(I, 4, seed=1, **KEYWORDS),
+                ZeroMasked(),
                 Flatten(),
                 Dense(24, 1, dtype="float64"),
             ]
@@ -149,6 +151,17 @@ def test_without_a_batch(x, rng, row):
     dx_batched, grads_batched = model.backward(tape, np.ones_like(y))
     np.testing.assert_allclose(dx, dx_batched[0], atol=1e-12)
     np.testing.assert_allclose(grads.flat, grads_batched.flat, atol=1e-12)
+
+
+def test_zeros_in_place_of_the_last_output(x):
+    layer = LSTM(I, 4, seed=1, **KEYWORDS)
+    said = Sequential([Masking(-1.0), layer])(x)
+    y = Sequential([Masking(-1.0), layer, Dropout(0.5), ZeroMasked()])(x)
+    np.testing.assert_array_equal(y, said * MASK[..., None])
+    assert ZeroMasked()(x) is x
+    np.testing.assert_array_equal(Sequential([layer, ZeroMasked()])(x), layer(x)[0])
+    with pytest.raises(ValueError, match="mask must have shape"):
+        ZeroMasked()(x, mask=MASK[:2])
 
 
 def test_masking_by_itself(x, rng):
