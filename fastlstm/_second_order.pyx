@@ -302,10 +302,12 @@ def tangent_backward(moved, u, tu):
         job.denormals = fl_flush_denormals()
         if is_f64:
             hvp_loop(<double *>NULL, &a, &job)
-            sum_pairs(<double *>NULL, &a)
+            if not job.interrupted:
+                sum_pairs(<double *>NULL, &a)
         else:
             hvp_loop(<float *>NULL, &a, &job)
-            sum_pairs(<float *>NULL, &a)
+            if not job.interrupted:
+                sum_pairs(<float *>NULL, &a)
         fl_restore_denormals(job.denormals)
     interrupted(&job)
     results = []

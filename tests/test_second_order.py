@@ -2,6 +2,8 @@
 """lstm_jvp and lstm_hvp: against central differences, against each other, against the reference."""
 
 import inspect
+import signal
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +12,7 @@ from cases import Case, draw, make_problem
 from comparison import assert_matches, tolerance
 
 import fastlstm
-from fastlstm import _second_order, backend, reference
+from fastlstm import _second_order, backend, reference, tangent_checks
 from fastlstm.spec import Spec
 
 SPECS = (
@@ -373,6 +375,39 @@ def test_second_order_refuses_cotangents(module, given, error, message):
     with pytest.raises(error) as fault:
         module.lstm_hvp(GOOD, {}, **given)
     assert str(fault.value) == message
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no timer on this system")
+def test_second_order_ctrl_c_stops_a_long_sequence():
+    """The handler runs in the middle: much less work is done than in a whole pass."""
+    x = np.full((1000, 16, 8), 0.1, np.float32)
+    primals = dict(x=x, w_ih=np.zeros((1024, 8), "f"), w_hh=np.zeros((1024, 256), "f"))
+    _, _, tape = fastlstm.lstm_forward(**primals)
+    v = tangent_checks.tangent_inputs(tape, {"x": x})
+    _, _, moved = _second_order.tangent_forward(tape, v)
+    u = np.ones((1000, 16, 256), "f"), None, None
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    def work():  # its time on the processor, which others' work does not change
+        start = time.process_time()
+        try:
+            _second_order.tangent_backward(moved, u, u)
+        except KeyboardInterrupt:
+            stopped.append(1)
+        return time.process_time() - start
+
+    stopped, whole = [], work()
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.03)
+        part = work()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert stopped
+    assert part < 0.3 * whole
 
 
 def test_second_order_is_public():
