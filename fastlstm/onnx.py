@@ -195,8 +195,7 @@ class Session:
                 raise ValueError(f"the model has no output {name!r}; it has {', '.join(known)}")
         inputs = self._checked(input_feed)
         values = {**self._constants, **inputs}
-        with np.errstate(all="ignore"):
-            self._run_steps(self._plan, values)
+        self._run_steps(self._plan, values)
         return _own([values[name] for name in names], [*inputs.values(), *self._constants.values()])
 
     def _checked(self, feed):
@@ -249,8 +248,10 @@ class Session:
         """Run the steps on ``values`` (name -> array), dropping what is not needed any more."""
         used = sum(a.nbytes for a in values.values())
         for step, ends in plan:
+            given = [values[name] if name else None for name in step.inputs]
             try:
-                results = step.run(*[values[name] if name else None for name in step.inputs])
+                with np.errstate(all="ignore"):  # inf and NaN are results like others
+                    results = step.run(*given)
             except (ValueError, TypeError, IndexError, ArithmeticError) as error:
                 raise FormatError(f"{step.label}: {error}") from None
             results = results if type(results) is tuple else (results,)

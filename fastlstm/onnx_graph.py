@@ -66,6 +66,13 @@ class Graph(NamedTuple):
     steps: list
 
 
+def _unicode(what, *strings):
+    """Refuse names that are no Unicode text: protobuf gives them as bytes."""
+    for name in strings:
+        if not isinstance(name, str):
+            raise FormatError(f"{what} has a name that is no Unicode text: {brief(name)}")
+
+
 def tensor_array(tensor, what):
     """The numbers of a TensorProto, as a read-only array where it keeps them in raw_data.
 
@@ -127,6 +134,8 @@ def read_graph(model, room):
     """
     opset = _opset(model)
     graph = model.graph
+    _unicode("an initializer", *(tensor.name for tensor in graph.initializer))
+    _unicode("an input or output", *(value.name for value in (*graph.input, *graph.output)))
     if graph.sparse_initializer:
         raise FormatError("sparse initializers are not supported")
     constants = {}
@@ -201,6 +210,7 @@ def _node_arg(value, what, needs_type=True):
 
 
 def _dimension(dim, what):
+    _unicode(what, dim.dim_param)
     if dim.HasField("dim_value"):
         if dim.dim_value < 0:
             raise FormatError(f"{what} has a dimension of {dim.dim_value}")
@@ -210,6 +220,10 @@ def _dimension(dim, what):
 
 def _step(node, index, opset, room):
     """A checked node."""
+    names = (a.name for a in node.attribute)
+    _unicode(
+        f"node {index}", node.name, node.op_type, node.domain, *node.input, *node.output, *names
+    )
     label = f"node {brief(node.name) if node.name else index} ({node.op_type[:40]})"
     if node.domain not in ("", "ai.onnx"):
         raise FormatError(f"{label}: operators of domain {brief(node.domain)} are not supported")

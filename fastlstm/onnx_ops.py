@@ -271,9 +271,7 @@ def _reductions(name, function, attribute_versions, input_versions):
     kernel(name, *input_versions)(run)
 
 
-def _mean(x, axis, keepdims):
-    if x.dtype.kind == "f":
-        return x.mean(axis=axis, keepdims=keepdims)
+def _mean(x, axis, keepdims):  # of no numbers: NaN, for which np.mean would warn
     count = np.asarray(prod(x.shape[k] for k in axis), x.dtype)
     return _divide(x.sum(axis=axis, keepdims=keepdims, dtype=x.dtype), count)
 
