@@ -25,6 +25,7 @@ _LEAST_OPSET = 7
 _LEAST_IR, _MOST_IR = 3, 13
 # The field of a TensorProto that holds its numbers when raw_data does not
 _FIELDS = {1: "float_data", 11: "double_data", 6: "int32_data", 7: "int64_data", 9: "int32_data"}
+_VARIADIC = onnx.defs.OpSchema.FormalParameterOption.Variadic
 _ATTRIBUTES = {
     AttributeProto.FLOAT: lambda a: a.f,
     AttributeProto.INT: lambda a: a.i,
@@ -241,8 +242,9 @@ def _step(node, index, opset, room):
         raise FormatError(
             f"{label}: it has 1 to {schema.max_output} outputs, got {list(node.output)[:8]}"
         )
-    required = list(node.input)[: schema.min_input]
-    if not all(required) and node.op_type not in ("Concat",):
+    variadic = schema.inputs and schema.inputs[-1].option == _VARIADIC
+    required = list(node.input)[: None if variadic else schema.min_input]
+    if not all(required):
         raise FormatError(f"{label}: input {required.index('')} is missing")
     attributes = _attributes(node, schema, label)
     if node.op_type == "Constant":

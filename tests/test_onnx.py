@@ -397,6 +397,7 @@ UNSUPPORTED = {
     r"node 'me' \(Relu\): it takes 1 to 1 inputs, got 2": one_node("Relu", ("x", "x")),
     r"node 'me' \(Relu\): it has 1 to 1 outputs": one_node("Relu", outputs=("y", "z")),
     r"node 'me' \(Add\): input 1 is missing": one_node("Add", ("x", "")),
+    r"node 'me' \(Concat\): input 1 is missing": one_node("Concat", ("x", ""), axis=0),
     r"node 'me' \(Concat\): the attribute axis is missing": one_node("Concat"),
     r"node 'me' \(Softmax\): the attribute axis must be of type INT": one_node("Softmax", axis=1.0),
     r"node 'me' \(Cast\): the element type FLOAT16 is not supported": one_node("Cast", to=10),
