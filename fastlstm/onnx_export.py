@@ -9,7 +9,7 @@ them.
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from . import between, heads, layer
+from . import between, heads, layer, sibling_layers
 from ._version import __version__
 from .modules import Sequential
 from .weights import to_layout
@@ -232,6 +232,24 @@ def _lstm(m):
     return "LSTM", arrays, attributes
 
 
+def _gru(m):
+    """As `_lstm`."""
+    attributes = {"linear_before_reset": int(m.reset_after)}
+    functions, defaults = (m.gate, m.candidate), ("sigmoid", "tanh")
+    attributes |= _activation_attributes(functions, defaults, m.bidirectional)
+    if m.clip is not None:
+        attributes["clip"] = m.clip
+    return "GRU", [to_layout("onnx", w, cell="gru") for w in m.cell_weights()], attributes
+
+
+def _rnn(m):
+    """As `_lstm`."""
+    attributes = _activation_attributes((m.nonlinearity,), ("tanh",), m.bidirectional)
+    if m.clip is not None:
+        attributes["clip"] = m.clip
+    return "RNN", [to_layout("onnx", w, cell="rnn") for w in m.cell_weights()], attributes
+
+
 def _activation_attributes(functions, defaults, bidirectional):
     """The attributes activations, activation_alpha, activation_beta; none for the defaults."""
     if functions == defaults:
@@ -254,7 +272,7 @@ def _camel(name):
     return "".join(part.capitalize() for part in name.split("_"))
 
 
-_CELLS = {layer.LSTM: _lstm}
+_CELLS = {layer.LSTM: _lstm, sibling_layers.GRU: _gru, sibling_layers.RNN: _rnn}
 _RECURRENT = tuple(_CELLS)
 
 # -- the others ------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import numpy as np
 from . import backend as backends
 from . import checks
 from .activations import ACTIVATIONS
+from .siblings import GRUCell, RNNCell
 from .spec import Spec
 from .tensorfile import FormatError
 from .weights import from_layout
@@ -118,10 +119,11 @@ class RecurrentNode:
         H = r.shape[2]
         if self.hidden_size not in (None, H):
             raise ValueError(f"hidden_size is {self.hidden_size}, but R has shape {r.shape}")
-        return [
-            self.make_cell(kind, {name: a[d : d + 1] for name, a in arrays.items()})
-            for d, kind in enumerate(self.kinds)
-        ]
+        with np.errstate(all="ignore"):  # biases may be inf and -inf
+            return [
+                self.make_cell(kind, {name: a[d : d + 1] for name, a in arrays.items()})
+                for d, kind in enumerate(self.kinds)
+            ]
 
     def __call__(self, x, w, r, b=None, lengths=None, h0=None, c0=None, p=None):
         """Y, Y_h and, for the LSTM, Y_c."""
@@ -193,5 +195,40 @@ class _LSTM(RecurrentNode):
         return backends.direction(spec, True), {"b": None, "w_proj": None, **weights}
 
 
+class _GRU(RecurrentNode):
+    default_activations = ("Sigmoid", "Tanh")
+
+    def kind(self, activations, attributes):
+        after = attributes["linear_before_reset"]
+        if after not in (0, 1):
+            raise ValueError(f"linear_before_reset must be 0 or 1, got {after}")
+        return GRUCell(bool(after), *activations, clip=self.clip)
+
+    def make_cell(self, cell, arrays):
+        weights = from_layout("onnx", arrays, cell="gru")
+        return backends.SiblingDirection(cell), {"b_ih": None, "b_hh": None, **weights}
+
+
+class _RNN(RecurrentNode):
+    default_activations = ("Tanh",)
+
+    def _activations(self, attributes):
+        if attributes.get("activations") == ["Tanh", "Tanh"]:  # the schema's default for any D
+            attributes = attributes | {"activations": None}
+        return super()._activations(attributes)
+
+    def kind(self, activations, attributes):
+        return RNNCell(*activations, clip=self.clip)
+
+    def make_cell(self, cell, arrays):
+        return backends.SiblingDirection(cell), {
+            "b": None, **from_layout("onnx", arrays, cell="rnn"),
+        }  # fmt: skip
+
+
 # By operator and the version that introduced its meaning, as `onnx_ops.KERNELS`
-RECURRENT = {("LSTM", version): _LSTM for version in (7, 14, 22)}
+RECURRENT = {
+    (name, version): node
+    for name, node in (("LSTM", _LSTM), ("GRU", _GRU), ("RNN", _RNN))
+    for version in (7, 14, 22)
+}

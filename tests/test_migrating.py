@@ -52,3 +52,18 @@ def test_migrating_from_keras_runs(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "model.keras", "model.weights.h5", "ours.keras",
     ]  # fmt: skip
+
+
+@pytest.mark.parity
+def test_migrating_from_onnxruntime_runs(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    names = run("From ONNX Runtime")
+    assert type(names["session"]).__module__ == "fastlstm.onnx"
+
+
+@pytest.mark.parity
+def test_migrating_from_jax_runs():
+    pytest.importorskip("jax")
+    names = run("From JAX")
+    assert all(bool((g != 0).any()) for g in names["grads"])

@@ -23,11 +23,15 @@ from onnx_models import (  # noqa: E402
 
 import fastlstm.onnx as fo  # noqa: E402
 
-OPERATORS = ("LSTM",)
+OPERATORS = ("LSTM", "GRU", "RNN")
 RAGGED = (3, 7, 0, 5)
 ONNX_CASES = [
     *("test_lstm_defaults", "test_lstm_with_initial_bias", "test_lstm_with_peepholes"),
     *("test_lstm_batchwise", "test_lstm_reverse", "test_lstm_bidirectional"),
+    *("test_gru_defaults", "test_gru_with_initial_bias", "test_gru_seq_length"),
+    *("test_gru_batchwise", "test_gru_reverse", "test_gru_bidirectional"),
+    *("test_simple_rnn_defaults", "test_simple_rnn_with_initial_bias", "test_rnn_seq_length"),
+    *("test_simple_rnn_batchwise", "test_simple_rnn_reverse", "test_simple_rnn_bidirectional"),
 ]
 
 
@@ -289,6 +293,47 @@ def test_lstm_with_any_attributes_matches_onnxruntime(data):
     compare("LSTM", feeds, **attributes)
 
 
+# -- GRU and RNN -------------------------------------------------------------------------------
+
+GRU_ATTRIBUTES = {
+    "plain": dict(),
+    "clip": dict(clip=0.7),
+    "activations": dict(
+        activations=["HardSigmoid", "LeakyRelu"], activation_alpha=[0.3, 0.2], activation_beta=[0.4]
+    ),
+    "softsign": dict(activations=["Sigmoid", "Softsign"]),
+}
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.parametrize("name", GRU_ATTRIBUTES)
+def test_gru_attributes_match_onnxruntime(name, after, direction):
+    D = 1 + (direction == "bidirectional")
+    feeds = random_feeds("GRU", D=D, lengths=RAGGED)
+    attributes = {k: v * D if isinstance(v, list) else v for k, v in GRU_ATTRIBUTES[name].items()}
+    compare("GRU", feeds, direction=direction, linear_before_reset=after, **attributes)
+
+
+def test_gru_resets_before_or_after_the_product():
+    feeds = random_feeds("GRU")
+    before, after = (compare("GRU", feeds, linear_before_reset=k)[0] for k in (0, 1))
+    assert np.abs(before - after).max() > 0.01
+
+
+RNN_ATTRIBUTES = {
+    "relu": dict(activations=["Relu"]),
+    "clip": dict(clip=0.7),
+    "affine": dict(activations=["Affine"], activation_alpha=[0.3], activation_beta=[0.4]),
+}
+
+
+@pytest.mark.parametrize("lengths", [None, RAGGED], ids=["full", "ragged"])
+@pytest.mark.parametrize("name", RNN_ATTRIBUTES)
+def test_rnn_attributes_match_onnxruntime(name, lengths):
+    compare("RNN", random_feeds("RNN", lengths=lengths), **RNN_ATTRIBUTES[name])
+
+
 # -- what is refused ---------------------------------------------------------------------------
 
 REFUSED = {
@@ -330,6 +375,12 @@ WRONG = {
     ),
     r"lengths must have shape \(B,\)": dict(sequence_lens=np.array([1], np.int32)),
 }
+
+
+def test_gru_says_which_attribute_is_wrong():
+    model, _ = node_model("GRU", random_feeds("GRU"), linear_before_reset=2)
+    with pytest.raises(fo.FormatError, match=r"\(GRU\): linear_before_reset must be 0 or 1, got 2"):
+        fo.load(model)
 
 
 @pytest.mark.parametrize("text", WRONG)

@@ -93,6 +93,33 @@ def random_like(state):
     return tuple(map(random_like, state)) if isinstance(state, tuple) else normal(*state.shape)
 
 
+SIBLINGS = {
+    "gru": lambda **o: fl.GRU(I, H, **o),
+    "gru, reset before": lambda **o: fl.GRU(I, H, reset_after=False, **o),
+    "gru, variant": lambda **o: fl.GRU(
+        I, H, gate=("hard_sigmoid", 0.3, 0.4), candidate="softsign", clip=0.8, **o
+    ),
+    "rnn": lambda **o: fl.RNN(I, H, **o),
+    "rnn, relu, clip": lambda **o: fl.RNN(I, H, nonlinearity="relu", clip=0.7, **o),
+    "rnn, identity": lambda **o: fl.RNN(I, H, nonlinearity="identity", **o),
+}
+
+
+@pytest.mark.parametrize("stack", [
+    dict(), dict(num_layers=2, bidirectional=True), dict(bias=False, batch_first=True),
+    dict(num_layers=2, learn_state=True),
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("name", SIBLINGS)
+def test_saved_gru_and_rnn_are_the_same_in_onnxruntime(name, stack, path):
+    layer = SIBLINGS[name](seed=3, **stack)
+    layer.flat += normal(layer.flat.size) / 10
+    x = normal(B, T, I) if layer.batch_first else normal(T, B, I)
+    state = normal(layer.num_layers * (1 + layer.bidirectional), B, H)
+    for call in ({}, dict(lengths=RNG.integers(1, T + 1, B)), dict(state=state)):
+        check(layer, x, path, **call)
+    check(fl.Sequential([layer, fl.LastState()]), x, path)
+
+
 MODELS = {
     "last state, dense": lambda: [
         fl.LSTM(I, H, 2, batch_first=True, bidirectional=True, dropout=0.1), fl.LastState(),
@@ -181,6 +208,14 @@ REFUSED = {
         lambda: fl.Sequential([fl.Sequential([fl.Dense(I, 2)])]), {}, TypeError,
     ),
     "dict cannot be written as ONNX": (dict, {}, TypeError),
+    "SLSTM cannot be written as ONNX": (lambda: fl.SLSTM(I, 4), {}, TypeError),
+    "Masking cannot be written as ONNX": (
+        lambda: fl.Sequential([fl.Masking(0.0), fl.LSTM(I, H, batch_first=True)]), {}, TypeError,
+    ),
+    r"nothing for Embedding\(mask_zero=True\)": (
+        lambda: fl.Sequential([fl.Embedding(9, I, mask_zero=True), fl.LSTM(I, H)]),
+        {}, ValueError,
+    ),
 }  # fmt: skip
 
 

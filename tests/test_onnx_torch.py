@@ -60,6 +60,10 @@ MODELS = [
     ("LSTM", "both states", dict(bidirectional=True)),
     ("LSTM", "flat", dict()),
     ("LSTM", "attention", dict()),
+    ("GRU", "last state", dict(num_layers=2)),
+    ("GRU", "both states", dict(bidirectional=True)),
+    ("RNN", "all steps", dict(num_layers=2, nonlinearity="relu")),
+    ("RNN", "last step", dict(bidirectional=True)),
 ]
 
 

@@ -11,6 +11,7 @@ import os
 import random
 import sys
 import tempfile
+from math import prod
 
 import atheris
 
@@ -59,7 +60,7 @@ def one_input(data):
         for value in session.get_inputs():
             code = {t: c for c, t in fo.TYPE_NAMES.items()}[value.type]
             shape = [n if isinstance(n, int) else 2 for n in value.shape or ()]
-            if np.prod([max(1.0, n) for n in shape]) > 1 << 16:
+            if prod(max(1, n) for n in shape) > 1 << 16:
                 return
             feeds[value.name] = np.ones(shape, DTYPES[code])
         for result in session.run(None, feeds):
@@ -89,6 +90,8 @@ def seeds():
     """Small valid models."""
     yield export(fl.LSTM(2, 3, 2, bidirectional=True, batch_first=True), lengths=True, state=True)
     yield export(fl.LSTM(2, 3, spec=fl.Spec(peepholes="io", coupled=True, clip=0.5)))
+    yield export(fl.GRU(2, 3, bidirectional=True, reset_after=False), lengths=True)
+    yield export(fl.RNN(2, 3, nonlinearity=("leaky_relu", 0.1), clip=0.7))
     model = [fl.Embedding(4, 2), fl.LSTM(2, 2), fl.LastState(), fl.Dense(2, 2, activation="relu")]
     yield export(fl.Sequential([*model, fl.Activation("softmax")]))
     x = np.ones((2, 3), "f4")
