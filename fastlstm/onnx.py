@@ -271,14 +271,18 @@ class Session:
 
 def _packed(step, constants):
     """The step with its weights packed, where they are constants."""
-    weights = [name for k, name in enumerate(step.inputs) if k in (1, 2, 3, 7)]
-    if not all(name in constants for name in weights if name):
+    weights = {k: name for k, name in enumerate(step.inputs) if k in (1, 2, 3, 7)}
+    if not all(name in constants for name in weights.values() if name):
         return step
+    given = [constants[name] if name else None for name in weights.values()]
     try:
-        step.run.cells = step.run.pack(*[constants[name] if name else None for name in weights])
+        step.run.cells = step.run.pack(*given)
     except (TypeError, ValueError) as error:
         raise FormatError(f"{step.label}: {error}") from None
-    return step._replace(inputs=tuple("" if name in weights else name for name in step.inputs))
+    # by their places: a weight may be the input X of a node too
+    return step._replace(
+        inputs=tuple("" if k in weights else name for k, name in enumerate(step.inputs))
+    )
 
 
 def _fits(shape, expected):

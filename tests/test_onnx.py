@@ -339,6 +339,14 @@ def test_weights_that_nodes_make_of_constants_are_packed_once():
     assert_same(session.run(None, rest), expected)
 
 
+def test_a_weight_may_be_the_input_of_its_own_node():
+    feeds = random_feeds("LSTM", T=1, B=24, I=6, H=6, state=False)
+    feeds["X"] = feeds["R"]
+    model, _ = node_model("LSTM", feeds, ("X", "W", "R", "B"), hidden_size=6)
+    model.graph.node[0].input[0] = "R"
+    assert_same(fo.load(model).run(None, {}), onnxruntime_run(model, {}))
+
+
 FEEDS = {
     "the input 'x' is missing": ({}, ValueError),
     "the model has no input 'y'; it has x": (dict(y=normal(3, 5)), ValueError),
