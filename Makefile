@@ -74,6 +74,23 @@ bench: $(VENV)/.extra-bench build ## Time the cases beside the peers that are in
 kernels: preflight ## Build and run the C driver csrc/test_kernels.c, without Python
 	$(MAKE) --no-print-directory -C csrc
 
+.PHONY: sanitize
+sanitize: $(VENV)/.extra-test ## Run C, extensions and tests under sanitizers and valgrind (ARGS=--full: all tests)
+	PY=$(PY) .ci/sanitize $(ARGS)
+
+.PHONY: coverage
+coverage: $(VENV)/.extra-test ## Show which lines and branches of csrc/ no test reaches
+	$(PY) .ci/coverage.py $(ARGS)
+
+.PHONY: mutation
+mutation: $(VENV)/.extra-test ## Apply small faults one at a time; the tests must find each (ARGS="--sample 12")
+	$(PY) .ci/mutate.py $(ARGS)
+
+MINUTES ?= 30
+.PHONY: soak
+soak: $(VENV)/.extra-test build ## Compare random problems with the reference for MINUTES (30)
+	OPENBLAS_NUM_THREADS=1 $(PY) tests/soak.py $(MINUTES) $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.extra-dev ## Check style: ruff, cython-lint, clang-format
 	$(PY) -m ruff check $(PYTHON_FILES)

@@ -10,6 +10,8 @@ FASTLSTM_DEBUG_CYTHON=1
     check bounds in Cython and keep the symbols.
 FASTLSTM_SANITIZE=address,undefined
     build C and Cython with these sanitizers (gcc and clang).
+FASTLSTM_COVERAGE=1
+    count which lines of C run (gcc).
 """
 
 import os
@@ -28,6 +30,7 @@ os.chdir(Path(__file__).resolve().parent)
 
 DEBUG = os.environ.get("FASTLSTM_DEBUG_CYTHON", "0") not in ("", "0")
 SANITIZE = os.environ.get("FASTLSTM_SANITIZE", "")
+COVERAGE = os.environ.get("FASTLSTM_COVERAGE", "0") not in ("", "0")
 MSVC = sys.platform == "win32"
 JOBS = os.cpu_count() or 1
 
@@ -67,8 +70,11 @@ if MSVC:  # written from the manual, never run
 else:
     LINK_FLAGS, SYSTEM_LIBRARIES = ["-pthread"], ["m"]
     if SANITIZE:
-        kind = [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-g", "-O1"]
+        kind = [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-g", "-O0"]
         LINK_FLAGS.append(f"-fsanitize={SANITIZE}")
+    elif COVERAGE:
+        kind = ["--coverage", "-g", "-O0"]
+        LINK_FLAGS.append("--coverage")
     elif DEBUG:
         kind = ["-g"]
     else:

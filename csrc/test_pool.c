@@ -131,6 +131,7 @@ static void test_fork(void) {
         const pid_t child = fork();
         if (child == 0) {
             for (int n = 1; n < 5; n++) test_share(n), test_together(n, 0);
+            check(until(2, 0), "its members are alive", k);
             _exit(n_failures != 0);
         }
         int status = -1;

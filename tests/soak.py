@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 from cases import Case, make_problem, run
-from comparison import assert_matches
+from comparison import tolerance
 from variants import COMBINATIONS, OPTIONS
 
 import fastlstm as fl
@@ -25,7 +25,10 @@ ENGINES = {n: f for n, f in backend.implementations().items() if n != "reference
 
 def draw_case(rng):
     """A case of any kind that takes the reference less than about 0.1 s."""
-    size = (lambda most: int(np.exp(rng.uniform(0, np.log(most + 1)))))
+
+    def size(most):
+        return int(np.exp(rng.uniform(0, np.log(most + 1))))
+
     T, B, I, H = size(60), size(40), size(80), size(160)
     lengths = tuple(int(n) for n in rng.integers(0, T + 1, B)) if rng.random() < 0.4 else None
     specs = [fl.Spec()] * 3 + [OPTIONS[rng.integers(len(OPTIONS))]]
@@ -38,16 +41,28 @@ def draw_case(rng):
     )  # fmt: skip
 
 
+def assert_close(a, b, limit, what):
+    """Of the largest number or of 1: a tensor of one number may be what is left of a difference."""
+    assert a.shape == b.shape, f"{what}: shape {a.shape}, expected {b.shape}"
+    assert np.isfinite(a).all(), f"{what}: not finite"
+    error, scale = np.abs(a - b).max(initial=0), np.abs(b).max(initial=1)
+    assert error <= limit * scale, f"{what}: error {error:.3g} of {scale:.3g}"
+
+
 def check_cell(rng, name, dtype):
     """One direction of one layer, forward and backward."""
     case = draw_case(rng)
+    limit = tolerance(dtype, case, k=20)
+    if case.spec.changed:  # clipping has steps, and layer norm of a few units divides by almost 0
+        dtype, limit = np.dtype(np.float64), 1e-8
     problem = make_problem(case, dtype, seed=int(rng.integers(2**31)))
     try:
         results = run(ENGINES[name], problem)
     except NotImplementedError:
         return f"{case} refused"
     exact = run(reference, problem.astype(np.float64))
-    assert_matches(results, exact, dtype, case)
+    for key, b in exact.items():
+        assert_close(results[key], b, limit, f"{key} of {case}")
     return str(case)
 
 
@@ -76,9 +91,7 @@ def check_layer(rng, name, dtype):
     what = f"{layers[0]!r} T{T}_B{B} lengths={lengths}"
     limit = np.finfo(dtype).eps * 60 * np.sqrt(5 * H + I + T * B)
     for a, b in zip(*results, strict=True):
-        scale = max(np.abs(b).max(initial=0), 1e-30)
-        error = np.abs(a - b).max(initial=0)
-        assert error <= limit * scale, f"{what}: error {error:.3g} of {scale:.3g}"
+        assert_close(a, b, limit, what)
     return what
 
 

@@ -159,6 +159,25 @@ def test_file_systems_without_sync_of_folders(tmp_path, monkeypatch):
         save_tensors(tmp_path / "a", NEW)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a tmpfs")
+def test_disk_that_is_really_full(tmp_path):
+    """A file system of 1.2 MB holds the old file, not the old and the new one."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1200k", "none", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount a tmpfs")
+    try:
+        path = tmp_path / "a"
+        save_tensors(path, OLD)
+        for _ in range(3):
+            with pytest.raises(OSError, match="No space left") as caught:
+                save_tensors(path, NEW)
+            assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+            assert_untouched(path)
+        save_tensors(tmp_path / "b", {"a": np.ones(10)})
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
 SAVE_FOR_EVER = """
 import os, sys
 import numpy as np
@@ -177,8 +196,9 @@ for _ in iter(sys.stdin.readline, ""):  # for each line a child, which saves unt
 """
 
 
-def test_killed_while_saving(tmp_path):
-    """20 times kill -9 at a random moment: the file is always whole, the old or the new one."""
+@pytest.mark.parametrize("times", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_killed_while_saving(tmp_path, times):
+    """kill -9 at random moments: the file is always whole, the old or the new one."""
     path = tmp_path / "a"
     rng = np.random.default_rng(0)
     parent = subprocess.Popen(
@@ -190,7 +210,7 @@ def test_killed_while_saving(tmp_path):
     )
     inside = 0
     try:
-        for _ in range(20):
+        for _ in range(times):
             print(file=parent.stdin, flush=True)
             child = int(parent.stdout.readline())
             time.sleep(rng.uniform(0.001, 0.03))

@@ -268,3 +268,20 @@ def test_stream_takes_misaligned_steps_but_no_misaligned_out(make_layer, dtype):
     np.testing.assert_array_equal(lstm.stream(3).step(x_t), lstm.stream(3).step(x_t.copy()))
     with pytest.raises(ValueError, match="out must be writeable"):
         lstm.stream(3).step(x_t, out=misaligned((3, 9)))
+
+
+def test_stream_out_must_not_overlap_the_step(make_layer, dtype):
+    """Whichever lies in front; side by side is fine."""
+    lstm = make_layer(9, 9, dtype=dtype, seed=0)
+    answer = lstm.stream(3).step(np.full((3, 9), 0.5, dtype))
+    for shift in (0, 1, 5):
+        for first, second in ((0, shift), (shift, 0)):
+            memory = np.full((9, 9), 0.5, dtype)
+            x_t, out = memory[first : first + 3], memory[second : second + 3]
+            stream = lstm.stream(3)
+            if shift < 3:
+                with pytest.raises(ValueError, match="out must not overlap x"):
+                    stream.step(x_t, out=out)
+                assert (memory == dtype.type(0.5)).all()
+            else:
+                np.testing.assert_array_equal(stream.step(x_t, out=out), answer)
