@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Copy what a build and its tests need into a folder, only what is newer there: copy_tree.py FOLDER
+"""Copy what a build and its tests need into a folder, only what differs there: copy_tree.py FOLDER
 
 Files that are gone here go there too, but for what was built.
 """
@@ -24,13 +24,14 @@ def sources(root):
 
 
 def copy_tree(source, target):
-    """Make target a copy of source, keeping times and what was built there."""
+    """Make target a copy of source, keeping what was built there."""
     wanted = set(sources(source))
     for path in wanted:
         new, old = source / path, target / path
-        if not old.exists() or old.stat().st_mtime_ns != new.stat().st_mtime_ns:
+        if not old.exists() or old.read_bytes() != new.read_bytes():
             old.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(new, old)
+            shutil.copyfile(new, old)  # with a new time: older than an object would be stale
+            shutil.copymode(new, old)
     for path in set(sources(target)) - wanted:
         (target / path).unlink()
 

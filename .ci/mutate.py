@@ -51,7 +51,10 @@ def build():
 
 
 def found_by(tests):
-    """The test that fails, or None. DRIVER: csrc/test_pool.c, before the others."""
+    """The test that fails, or None. DRIVER: csrc/test_pool.c, before the others.
+
+    Raises RuntimeError where the tests could not run.
+    """
     names = tests.split()
     if "DRIVER" in names:
         names.remove("DRIVER")
@@ -76,8 +79,11 @@ def found_by(tests):
         return None
     if done.returncode < 0:
         return f"the process dies, signal {-done.returncode}"
-    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M)
-    return failed[0] if failed else f"pytest returns {done.returncode}: {done.stdout[-300:]}"
+    failed = re.findall(r"^FAILED (\S+)", done.stdout, re.M)
+    if done.returncode != 1 or not failed:  # of a fault nobody would learn so which test finds it
+        said = (done.stdout + done.stderr)[-500:]
+        raise RuntimeError(f"pytest returns {done.returncode}: {said}")
+    return failed[0]
 
 
 def try_one(name):
@@ -92,6 +98,8 @@ def try_one(name):
         if path.suffix != ".py" and (complaint := build()) is not None:
             return "wrong", f"it does not compile: {complaint}"
         killer = found_by(tests)
+    except RuntimeError as error:
+        return "wrong", str(error)
     finally:
         path.write_text(text, encoding="utf-8")
     return ("survived", "") if killer is None else ("killed", killer)
