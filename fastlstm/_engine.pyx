@@ -24,6 +24,7 @@ import numpy as np
 
 from . import checks, reference
 from .masks import cell_masks
+from .sequences import Steps
 from .spec import Spec
 from .tape import StepNorms, Tape
 from ._variants import NOT_IN_STEP, variant_memory
@@ -466,23 +467,25 @@ cdef class Direction:
 
     def forward(
         self, x, dict weights, tuple start, y, tuple end, lengths=None, bint reverse=False,
-        bint save=False, rng=None,
+        bint save=False, rng=None, mask=None,
     ):
         """Write y and the final state to end; returns the tape, or None without ``save``.
 
         x (T, B, I), y (T, B, H|P); start (h0, c0) and end (h_n, c_n), (B, H|P) and (B, H);
         h0, c0 None: zeros. h_n, c_n are contiguous. rng draws the masks of the spec; None: none.
+        mask (T, B) of bool: where rows stand still.
         """
         h0, c0 = start
         h_n, c_n = end
         masks = cell_masks(self.spec, rng, (*x.shape[:2], c_n.shape[1]), h_n.shape[1], x.dtype)
         packed = self.packed(weights, masks, x.shape[0], x.shape[1])
-        kept = run_forward(self, packed, x, h0, c0, y, h_n, c_n, lengths, reverse, save, masks)
+        kept = masked_forward(self, packed, x, h0, c0, y, h_n, c_n, lengths, reverse, save, masks,
+                              mask)
         if not save:
             return None
         h0, c0 = np.zeros_like(h_n) if h0 is None else h0, np.zeros_like(c_n) if c0 is None else c0
         inputs = checks.Inputs(x=x, h0=h0, c0=c0, lengths=lengths, reverse=reverse,
-                               spec=self.spec, y=y, masks=masks,
+                               spec=self.spec, y=y, masks=masks, mask=mask,
                                **{"b": None, "w_proj": None, **weights})
         return Tape(inputs, **kept, weights=packed)
 
@@ -493,8 +496,37 @@ cdef class Direction:
         """
         dh_n, dc_n = dend
         dh0, dc0 = dstart
-        dx, _ = run_backward(self, tape, dy, dh_n, dc_n, dh0, dc0, dw, keep, False)
+        dx, _ = masked_backward(self, tape, dy, dh_n, dc_n, dh0, dc0, dw, keep, False)
         return dx
+
+
+cdef masked_forward(
+    Direction self, Weights weights, x, h0, c0, y, h_n, c_n, lengths, bint reverse, bint save,
+    dict masks, mask,
+):
+    """`run_forward` on the steps that the mask does not leave out."""
+    if mask is None:
+        return run_forward(self, weights, x, h0, c0, y, h_n, c_n, lengths, reverse, save, masks)
+    steps = Steps(mask, lengths, reverse)
+    h = np.empty((steps.K, *y.shape[1:]), y.dtype)
+    masks = {name: steps.front(m) if m.ndim == 3 else m for name, m in masks.items()}
+    kept = run_forward(self, weights, steps.front(x), h0, c0, h, h_n, c_n, steps.lengths, reverse,
+                       save, masks)
+    steps.spread(h, h0, y)
+    return {**kept, "steps": steps}
+
+
+cdef masked_backward(
+    Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep, bint step_norms
+):
+    """`run_backward` on the steps that the mask does not leave out."""
+    steps, first = tape.steps, None
+    if steps is not None and dy is not None:
+        dy, first = steps.collect(dy)
+    dx, norms = run_backward(self, tape, dy, dh_n, dc_n, dh0, dc0, dw, keep, step_norms)
+    if first is not None:
+        dh0 += first
+    return dx if steps is None else steps.back(dx), norms
 
 
 cdef run_forward(
@@ -584,7 +616,7 @@ cdef run_backward(
     inputs, order, x, m = tape.inputs, tape.order, tape.x, tape.h_raw
     cdef Py_ssize_t T = x.shape[0], B = x.shape[1], size
     ragged, dtype = order is not None, x.dtype
-    _, active = by_length(inputs.lengths, T, inputs.B)
+    _, active = by_length(tape.lengths, T, inputs.B)
     if T * B > UNPACKED_ROWS or (weights.simd != NULL and not weights.readable_as_they_are()):
         weights.pack_transposed()
     describe(&job, &q, weights, T, B, x.shape[2])
@@ -646,7 +678,7 @@ cdef run_backward(
     if "weight_drop" in inputs.masks:
         dw["w_hh"] *= inputs.masks["weight_drop"]
     if step_norms:
-        norms = norms_of_steps(norms, dh_all if job.simd != NULL else None)
+        norms = norms_of_steps(norms, dh_all if job.simd != NULL else None, tape)
     if not ragged:
         dh0[...], dc0[...] = dh[:, :q.P], dc[:, :q.H]
         return dx, norms
@@ -657,32 +689,40 @@ cdef run_backward(
     return full, norms
 
 
-def norms_of_steps(squares, dh):
-    """StepNorms from the squares (T, B, U, 2) of dh and dc, panel by panel.
+def norms_of_steps(squares, dh, tape):
+    """StepNorms from the squares (T, B', U, 2) of dh and dc, panel by panel.
 
-    dh (T, B, H|P), where it is given, stands for its squares: beside a projection the SIMD steps
+    dh (T, B', H|P), where it is given, stands for its squares: beside a projection the SIMD steps
     square what comes to the units.
     """
-    of_dh, of_dc = np.moveaxis(squares.sum(axis=(1, 2)), 1, 0)
-    return StepNorms(np.sqrt(of_dh if dh is None else (dh * dh).sum(axis=(1, 2))), np.sqrt(of_dc))
+    rows = squares.sum(axis=2)
+    if dh is not None:
+        rows[:, :, 0] = (dh * dh).sum(axis=2)
+    if tape.steps is not None:
+        ordered, rows = rows, np.zeros((len(rows), tape.inputs.B, 2), rows.dtype)
+        rows[:, slice(None) if tape.order is None else tape.order] = ordered
+        rows = tape.steps.back(rows)
+    return StepNorms(*np.sqrt(rows.sum(axis=1)).T)
 
 
 # -- the functional API ----------------------------------------------------------------------
 
 def lstm_forward(
     x, w_ih, w_hh, b=None, state=None, *, w_peephole=None, w_proj=None, w_fgr=None, ln_x=None,
-    ln_h=None, ln_c=None, lengths=None, reverse=False, spec=Spec(), save=True, out=None, rng=None,
+    ln_h=None, ln_c=None, lengths=None, mask=None, reverse=False, spec=Spec(), save=True, out=None,
+    rng=None,
 ):
     variants = dict(w_peephole=w_peephole, w_fgr=w_fgr, ln_x=ln_x, ln_h=ln_h, ln_c=ln_c)
     q = checks.forward_inputs(
         x, w_ih, w_hh, b, state, variants, w_proj, lengths, reverse, spec, out
     )
+    q.mask = None if mask is None else checks.flags("mask", mask, "T, B", (q.T, q.B))
     q.masks = cell_masks(spec, checks.generator(rng), (q.T, q.B, q.H), q.P, q.x.dtype)
     arrays = dropped(q.weights, q.masks)
     weights = Weights(arrays, spec, False, not runs_unpacked(arrays, q.T, q.B))
     h_n, c_n = np.empty((q.B, q.P), q.x.dtype), np.empty((q.B, q.H), q.x.dtype)
-    kept = run_forward(Direction(spec), weights, q.x, q.h0, q.c0, q.y, h_n, c_n, q.lengths,
-                       q.reverse, save, q.masks)
+    kept = masked_forward(Direction(spec), weights, q.x, q.h0, q.c0, q.y, h_n, c_n, q.lengths,
+                          q.reverse, save, q.masks, q.mask)
     return q.y, (h_n, c_n), Tape(q, **kept, weights=weights) if save else None
 
 
@@ -691,8 +731,8 @@ def lstm_backward(tape, dy=None, dstate=None, *, keep=False, step_norms=False):
     dw = {name: np.empty(w.shape, w.dtype) for name, w in tape.weights.arrays.items()
           if w is not None}
     dh0, dc0 = np.empty_like(dh_n), np.empty_like(dc_n)
-    dx, norms = run_backward(Direction(q.spec), tape, dy, dh_n, dc_n, dh0, dc0, dw, keep,
-                             step_norms)
+    dx, norms = masked_backward(Direction(q.spec), tape, dy, dh_n, dc_n, dh0, dc0, dw, keep,
+                                step_norms)
     return (dx, (dh0, dc0), dw, norms) if step_norms else (dx, (dh0, dc0), dw)
 
 

@@ -211,6 +211,7 @@ class Inputs:
     ln_h: np.ndarray | None = None  # (4H,)
     ln_c: np.ndarray | None = None  # (2, H)
     masks: dict = field(default_factory=dict)  # of `masks.cell_masks`
+    mask: np.ndarray | None = None  # (T, B) of bool: False where a row stands still
 
     @property
     def T(self):

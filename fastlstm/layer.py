@@ -154,15 +154,6 @@ class LSTM(Recurrent):
     def _direction(self, frozen):
         return backends.direction(self.spec, frozen, self.backend)
 
-    def _flags(self, T, B, batched, **flags):
-        steps = super()._flags(T, B, batched, **flags)
-        if "mask" in steps:
-            raise NotImplementedError(
-                "mask cannot be computed by an LSTM layer yet: use lengths, or a Masking in a "
-                "Sequential"
-            )
-        return steps
-
     def stream(self, batch_size=1):
         """A `Stream` that runs this layer step by step with the weights it has now."""
         on_engine = backends.select(self.backend) is not reference

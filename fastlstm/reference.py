@@ -76,6 +76,7 @@ def lstm_forward(
     ln_h=None,
     ln_c=None,
     lengths=None,
+    mask=None,
     reverse=False,
     spec=Spec(),
     save=True,
@@ -107,6 +108,9 @@ def lstm_forward(
     lengths : array_like (B,) of int, optional
         Row b has ``lengths[b]`` steps, 0 to T, in any order. Beyond them y is 0 and x is not
         looked at; a row of length 0 returns (h0, c0).
+    mask : array_like (T, B) of bool, optional
+        Where it is False a row stands still: its state is carried over that step, and y is h
+        again, that of the step before which counts, or h0. x is not looked at.
     reverse : bool
         Run from the end to the start, inside each length; y stays aligned with x.
     spec : Spec
@@ -158,6 +162,7 @@ def lstm_forward(
         x, w_ih, w_hh, b, state, variants, w_proj, lengths, reverse, spec, out
     )
     T, B, H = q.T, q.B, q.H
+    q.mask = None if mask is None else checks.flags("mask", mask, "T, B", (T, B))
     q.masks = cell_masks(spec, checks.generator(rng), (T, B, H), q.P, q.x.dtype)
     n = np.full(B, T) if q.lengths is None else q.lengths
     h, c = np.zeros((T + 1, B, q.P), q.x.dtype), np.zeros((T + 1, B, H), q.x.dtype)
@@ -169,19 +174,32 @@ def lstm_forward(
 
     for t in reversed(range(T)) if q.reverse else range(T):
         on = t < n  # (B,) the rows that have a step t
+        on, still = _split(q, on, t)
         before, after = (t + 1, t) if q.reverse else (t, t + 1)
         h[after, on], c[after, on], gates[t, on], m[t, on], c_new[t, on], kept[t] = step(
             q, q.x[t, on], h[before, on], c[before, on], _gates_before(q, gates, t)[on],
             _masks_at(q, t, on),
         )  # fmt: skip
         q.y[t, on] = h[after, on]
+        h[after, still], c[after, still] = h[before, still], c[before, still]
+        q.y[t, still] = h[before, still]
 
     state = h[last, np.arange(B)], c[last, np.arange(B)]
     return q.y, state, Tape(q, h, c, gates[:, :, None], m, kept=(c_new, kept)) if save else None
 
 
+def _split(q, on, t):
+    """Of the rows with a step t those that take it, and those that the mask lets stand still."""
+    return (on, on & False) if q.mask is None else (on & q.mask[t], on & ~q.mask[t])
+
+
 def _gates_before(q, gates, t):
     """The gates of the step before t: zeros where t is the first."""
+    if q.mask is not None:  # the last before t that counts
+        last = np.zeros_like(gates[t])
+        for s in range(q.T - 1, t, -1) if q.reverse else range(t):
+            last[q.mask[s]] = gates[s, q.mask[s]]
+        return last
     before = t + 1 if q.reverse else t - 1
     return gates[before] if 0 <= before < q.T else np.zeros_like(gates[t])
 
@@ -375,6 +393,8 @@ def lstm_backward(tape, dy=None, dstate=None, *, keep=False, step_norms=False):
 
     for t in range(q.T) if q.reverse else reversed(range(q.T)):
         on = t < n  # a row waits with its dh_n, dc_n until its last step is reached
+        on, still = _split(q, on, t)
+        dh[still] += 0 if dy is None else dy[t, still]  # y[t] is the h that is carried
         before = t + 1 if q.reverse else t
         masks, w_hh = _masks_at(q, t, on), _w_hh(q)
         dh_t = dh[on] if dy is None else dh[on] + dy[t, on]  # y[t] is h[t]

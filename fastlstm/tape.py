@@ -42,7 +42,7 @@ class Tape:
     """
 
     def __init__(self, inputs, h, c, gates, h_raw=None, order=None, x=None, weights=None,
-                 kept=None):  # fmt: skip
+                 kept=None, steps=None):  # fmt: skip
         self.inputs = inputs  # checks.Inputs: the arguments of the forward pass
         self._h = h  # (T+1, B, >= H|P) in the row order of the engine
         self._c = c  # (T+1, B, >= H)
@@ -52,18 +52,19 @@ class Tape:
         self.x = x  # (T, B, I) in the engine's rows, contiguous, zeros beyond a row's length
         self.weights = weights  # the engine's weights of the forward pass
         self.kept = kept  # what only variants need backward; each implementation has its own form
+        self.steps = steps  # `sequences.Steps` where the engine left out those of a mask
         self._consumed = False
         self._name = "lstm_backward"  # what consumes it
 
     @property
     def h(self):
         """All hidden states (T+1, B, H|P)."""
-        return self._rows(self._h[:, :, : self.inputs.P], self.inputs.h0)
+        return self._slots(self._h[:, :, : self.inputs.P], self.inputs.h0)
 
     @property
     def c(self):
         """All cell states (T+1, B, H)."""
-        return self._rows(self._c[:, :, : self.inputs.H], self.inputs.c0)
+        return self._slots(self._c[:, :, : self.inputs.H], self.inputs.c0)
 
     @property
     def masks(self):
@@ -92,7 +93,18 @@ class Tape:
     def _by_gate(self):
         T, B, U, n, L = self._gates.shape
         gates = self._gates.transpose(0, 1, 3, 2, 4).reshape(T, B, n, U * L)
-        return self._rows(gates[..., : self.inputs.H])
+        gates = self._rows(gates[..., : self.inputs.H])
+        return gates if self.steps is None else _read_only(self.steps.back(gates))
+
+    @property
+    def lengths(self):
+        """How many steps the engine ran in each row; None: all."""
+        return self.inputs.lengths if self.steps is None else self.steps.lengths
+
+    def _slots(self, a, initial):
+        """The states ``a`` between the caller's steps."""
+        a = self._rows(a, initial)
+        return a if self.steps is None else _read_only(self.steps.slots(a))
 
     def _rows(self, a, initial=None):
         """``a`` with axis 1 in the caller's order of rows; read-only, as backward needs it.
@@ -105,7 +117,7 @@ class Tape:
             engine, a = a, np.zeros((len(a), self.inputs.B, *a.shape[2:]), a.dtype)
             a[:, self.order] = engine
             if initial is not None:
-                empty = self.inputs.lengths == 0
+                empty = self.lengths == 0
                 a[0, empty] = initial[empty]
         a.flags.writeable = False
         return a
@@ -119,3 +131,8 @@ class Tape:
             )
         self._consumed = not keep
         return self._gates.copy() if keep else self._gates
+
+
+def _read_only(a):
+    a.flags.writeable = False
+    return a

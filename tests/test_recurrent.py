@@ -371,12 +371,6 @@ def test_recurrent_mask_and_reset_go_to_every_cell(backend, name, batch_first):
     assert_allclose(y[:, 0], one_way(x[:, 0], reset=np.zeros(6, bool))[0], **CLOSE)
 
 
-def test_recurrent_lstm_says_that_it_takes_no_mask_yet(backend):
-    lstm = fl.LSTM(5, 4, dtype="float64", backend=backend)
-    with pytest.raises(NotImplementedError, match="mask cannot be computed by an LSTM layer yet"):
-        lstm(normal(6, 3, 5), mask=np.ones((6, 3), bool))
-
-
 @pytest.mark.parametrize("name", SIBLINGS)
 def test_recurrent_siblings_learn(name):
     """fit trains them: the sum of a sequence."""
