@@ -124,12 +124,6 @@ MUTANTS = {
         "FN(product_transposed)(I, n, x_rows, slice, n0 == begin && !q->add",
         LSTM,
     ),
-    "simd: a packed lane beyond H is not 0": (
-        PACK,
-        "const int padding = u * VL + l >= H;",
-        "const int padding = 0 * (u * VL + l >= H); if (u * VL + l >= H) row = w;",
-        LSTM,
-    ),
     "simd: bias in another gate order": (
         PACK,
         "b[g * H + u * VL + l]",
