@@ -265,7 +265,12 @@ static void FN(pack_rows)(ptrdiff_t M, ptrdiff_t K, const REAL *src, ptrdiff_t s
     for (ptrdiff_t i = 0; i < tiles; i++) {
         const ptrdiff_t r = FN(tile_start)(M, tiles, i), mr = FN(tile_start)(M, tiles, i + 1) - r;
         REAL *to = dst + r * K;
+#if TILE_ROWS <= VL
+        for (ptrdiff_t k = 0; k < K; k++, to += mr)
+            V_STORE_PART(to, mr, V_LOAD_PART(src + k * src_row + r, mr));
+#else
         for (ptrdiff_t k = 0; k < K; k++)
             for (ptrdiff_t m = 0; m < mr; m++) *to++ = src[k * src_row + r + m];
+#endif
     }
 }

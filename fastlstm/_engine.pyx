@@ -24,6 +24,7 @@ import numpy as np
 
 from . import checks, reference
 from .masks import cell_masks
+from .segments import Checkpointed, CheckpointTape, backward_in_pieces
 from .sequences import Steps
 from .spec import Spec
 from .tape import StepNorms, Tape
@@ -439,7 +440,9 @@ cdef class Direction:
         The weights never change: they are packed once and not compared again.
     """
 
-    cdef object spec
+    adds = True  # `backward` can go on with sums
+
+    cdef readonly object spec
     cdef bint frozen
     cdef Weights weights
     cdef Scratch scratch  # None while a call uses it
@@ -467,20 +470,21 @@ cdef class Direction:
 
     def forward(
         self, x, dict weights, tuple start, y, tuple end, lengths=None, bint reverse=False,
-        bint save=False, rng=None, mask=None,
+        bint save=False, mask=None, reset=None, rng=None,
     ):
         """Write y and the final state to end; returns the tape, or None without ``save``.
 
         x (T, B, I), y (T, B, H|P); start (h0, c0) and end (h_n, c_n), (B, H|P) and (B, H);
-        h0, c0 None: zeros. h_n, c_n are contiguous. rng draws the masks of the spec; None: none.
-        mask (T, B) of bool: where rows stand still.
+        h0, c0 None: zeros. h_n, c_n are contiguous. mask (T, B) of bool: where rows stand still;
+        reset: before which steps the state is set to zeros. rng draws the masks of the spec, or is
+        these masks; None: none.
         """
         h0, c0 = start
         h_n, c_n = end
         masks = cell_masks(self.spec, rng, (*x.shape[:2], c_n.shape[1]), h_n.shape[1], x.dtype)
         packed = self.packed(weights, masks, x.shape[0], x.shape[1])
-        kept = masked_forward(self, packed, x, h0, c0, y, h_n, c_n, lengths, reverse, save, masks,
-                              mask)
+        kept = masked_forward(self, packed, x, h0, c0, y, h_n, c_n, lengths, reverse, save, mask,
+                              reset, masks)
         if not save:
             return None
         h0, c0 = np.zeros_like(h_n) if h0 is None else h0, np.zeros_like(c_n) if c0 is None else c0
@@ -489,41 +493,52 @@ cdef class Direction:
                                **{"b": None, "w_proj": None, **weights})
         return Tape(inputs, **kept, weights=packed)
 
-    def backward(self, tape, dy, tuple dend, tuple dstart, dict dw, keep=False):
+    def backward(
+        self, tape, dy, tuple dend, tuple dstart, dict dw, keep=False, bint add=False
+    ):
         """Write dstart and the gradients dw (name -> contiguous array); returns dx.
 
-        dy (T, B, H|P) or None; dend (dh_n, dc_n), None: zeros; dstart (dh0, dc0).
+        dy (T, B, H|P) or None; dend (dh_n, dc_n), None: zeros; dstart (dh0, dc0). add: dw holds
+        the sums over later steps, which go on.
         """
         dh_n, dc_n = dend
         dh0, dc0 = dstart
-        dx, _ = masked_backward(self, tape, dy, dh_n, dc_n, dh0, dc0, dw, keep, False)
+        dx, _ = masked_backward(self, tape, dy, dh_n, dc_n, dh0, dc0, dw, keep, False, add)
         return dx
 
 
 cdef masked_forward(
     Direction self, Weights weights, x, h0, c0, y, h_n, c_n, lengths, bint reverse, bint save,
-    dict masks, mask,
+    mask, reset, dict masks,
 ):
     """`run_forward` on the steps that the mask does not leave out."""
     if mask is None:
-        return run_forward(self, weights, x, h0, c0, y, h_n, c_n, lengths, reverse, save, masks)
+        return run_forward(self, weights, x, h0, c0, y, h_n, c_n, lengths, reverse, save, reset,
+                           masks)
     steps = Steps(mask, lengths, reverse)
     h = np.empty((steps.K, *y.shape[1:]), y.dtype)
     masks = {name: steps.front(m) if m.ndim == 3 else m for name, m in masks.items()}
+    if reset is not None:
+        reset = steps.place_resets(reset, reverse)
     kept = run_forward(self, weights, steps.front(x), h0, c0, h, h_n, c_n, steps.lengths, reverse,
-                       save, masks)
+                       save, reset, masks)
     steps.spread(h, h0, y)
+    if steps.at_end is not None:
+        h_n[steps.at_end], c_n[steps.at_end] = 0, 0
     return {**kept, "steps": steps}
 
 
 cdef masked_backward(
-    Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep, bint step_norms
+    Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep, bint step_norms, bint add=False
 ):
     """`run_backward` on the steps that the mask does not leave out."""
     steps, first = tape.steps, None
+    if steps is not None and steps.at_end is not None:  # zeros, whatever was before
+        dh_n, dc_n = (None if d is None else np.where(steps.at_end[:, None], d.dtype.type(0), d)
+                      for d in (dh_n, dc_n))
     if steps is not None and dy is not None:
         dy, first = steps.collect(dy)
-    dx, norms = run_backward(self, tape, dy, dh_n, dc_n, dh0, dc0, dw, keep, step_norms)
+    dx, norms = run_backward(self, tape, dy, dh_n, dc_n, dh0, dc0, dw, keep, step_norms, add)
     if first is not None:
         dh0 += first
     return dx if steps is None else steps.back(dx), norms
@@ -531,7 +546,7 @@ cdef masked_backward(
 
 cdef run_forward(
     Direction self, Weights weights, x, h0, c0, y, h_n, c_n, lengths, bint reverse, bint save,
-    dict masks,
+    reset, dict masks,
 ):
     cdef fl_lstm q
     cdef Job job
@@ -584,6 +599,8 @@ cdef run_forward(
     view = view_of(to)
     q.y, q.y_t, q.y_b = view.data, view.stride[0], view.stride[1]
     q.h_n, q.c_n = address(ends[0]), address(ends[1])
+    resets = resets_of(reset, order, active, q.U * q.L, y.dtype)
+    use_resets(&job, resets)
     cdef int n = team_size(&job)
     if B and T:
         with nogil:
@@ -602,11 +619,36 @@ cdef run_forward(
     elif to is not y:
         y[...] = to
     gates = gates[:T] if save else None  # without a step there is one slot too many
-    return dict(h=h, c=c, gates=gates, h_raw=m, order=order, x=x, kept=memory)
+    return dict(h=h, c=c, gates=gates, h_raw=m, order=order, x=x, kept=memory, resets=resets)
+
+
+def resets_of(reset, order, active, width, dtype):
+    """Where the engine's rows are reset, and memory for their cells before: None without resets.
+
+    Returns
+    -------
+    index : ndarray (T, B') of intp
+        -1, or the row of ``cells`` that belongs to this step's reset.
+    cells : ndarray (n, width)
+    """
+    if reset is None:
+        return None
+    rows = reset if order is None else reset[:, order]
+    rows = rows & (np.arange(rows.shape[1]) < active[:, None])
+    index = np.where(rows, np.cumsum(rows).reshape(rows.shape) - 1, -1).astype(np.intp, "C")
+    return index, aligned((np.count_nonzero(rows), width), dtype)
+
+
+cdef int use_resets(Job *job, resets) except -1:
+    """Let the loops find what `resets_of` gave."""
+    if resets is not None:
+        index, cells = resets
+        job.resets, job.c_kept = <const Py_ssize_t *>address(index), address(cells)
+    return 0
 
 
 cdef run_backward(
-    Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep, bint step_norms
+    Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep, bint step_norms, bint add=False
 ):
     """dx, and the norms of the gradients at each step, or None."""
     cdef fl_lstm q
@@ -617,10 +659,12 @@ cdef run_backward(
     cdef Py_ssize_t T = x.shape[0], B = x.shape[1], size
     ragged, dtype = order is not None, x.dtype
     _, active = by_length(tape.lengths, T, inputs.B)
-    if T * B > UNPACKED_ROWS or (weights.simd != NULL and not weights.readable_as_they_are()):
+    packs = weights.simd != NULL and not weights.readable_as_they_are()
+    if add or packs or T * B > UNPACKED_ROWS:
         weights.pack_transposed()
     describe(&job, &q, weights, T, B, x.shape[2])
-    q.reverse, q.active = inputs.reverse, <const Py_ssize_t *>address(active)
+    q.reverse, q.active, q.add = inputs.reverse, <const Py_ssize_t *>address(active), add
+    use_resets(&job, tape.resets)
     dh, dc = aligned((B, q.h_row), dtype, True), aligned((B, q.U * q.L), dtype, True)
     if dh_n is not None:
         dh[:, :q.P] = dh_n[order] if ragged else dh_n
@@ -648,7 +692,7 @@ cdef run_backward(
         memory = {name: a.copy() for name, a in tape.kept.items()} if keep else tape.kept
         use_memory(&job.variant, memory, q.m_slots)
         difo = np.zeros((B, 3 * q.H), dtype) if job.variant.w_fgr != NULL else None
-        use_gradients(&job.variant, dw, difo)
+        use_gradients(&job.variant, dw, difo, add)
     norms = None
     if step_norms:
         norms = aligned((T, B, q.U, 2), dtype, True)
@@ -669,7 +713,7 @@ cdef run_backward(
             run_loop(n, backward_work, &job)
             if not job.interrupted:
                 fl_team_share(n, gradient_work, &job)
-    else:  # without a step all gradients of the weights are 0
+    elif not add:  # without a step all gradients of the weights are 0
         for d in dw.values():
             d[...] = 0
     self.scratch = scratch
@@ -709,28 +753,44 @@ def norms_of_steps(squares, dh, tape):
 
 def lstm_forward(
     x, w_ih, w_hh, b=None, state=None, *, w_peephole=None, w_proj=None, w_fgr=None, ln_x=None,
-    ln_h=None, ln_c=None, lengths=None, mask=None, reverse=False, spec=Spec(), save=True, out=None,
-    rng=None,
+    ln_h=None, ln_c=None, lengths=None, mask=None, reset=None, reverse=False, spec=Spec(),
+    save=True, checkpoint=False, out=None, rng=None,
 ):
     variants = dict(w_peephole=w_peephole, w_fgr=w_fgr, ln_x=ln_x, ln_h=ln_h, ln_c=ln_c)
     q = checks.forward_inputs(
         x, w_ih, w_hh, b, state, variants, w_proj, lengths, reverse, spec, out
     )
-    q.mask = None if mask is None else checks.flags("mask", mask, "T, B", (q.T, q.B))
+    q.mask = checks.flags("mask", mask, "T, B", (q.T, q.B))
     q.masks = cell_masks(spec, checks.generator(rng), (q.T, q.B, q.H), q.P, q.x.dtype)
+    q.reset = checks.flags("reset", reset, "T, B", (q.T, q.B))
+    h_n, c_n = np.empty((q.B, q.P), q.x.dtype), np.empty((q.B, q.H), q.x.dtype)
+    every = checks.checkpoint(checkpoint, spec)
+    if every is not None:
+        tape = Checkpointed(Direction(spec), every).forward(
+            q.x, q.weights, (q.h0, q.c0), q.y, (h_n, c_n), q.lengths, q.reverse, save,
+            mask=q.mask, reset=q.reset, rng=q.masks,
+        )
+        if tape is not None:
+            tape.inputs = q
+        return q.y, (h_n, c_n), tape
     arrays = dropped(q.weights, q.masks)
     weights = Weights(arrays, spec, False, not runs_unpacked(arrays, q.T, q.B))
-    h_n, c_n = np.empty((q.B, q.P), q.x.dtype), np.empty((q.B, q.H), q.x.dtype)
     kept = masked_forward(Direction(spec), weights, q.x, q.h0, q.c0, q.y, h_n, c_n, q.lengths,
-                          q.reverse, save, q.masks, q.mask)
+                          q.reverse, save, q.mask, q.reset, q.masks)
     return q.y, (h_n, c_n), Tape(q, **kept, weights=weights) if save else None
 
 
-def lstm_backward(tape, dy=None, dstate=None, *, keep=False, step_norms=False):
+def lstm_backward(
+    tape, dy=None, dstate=None, *, keep=False, step_norms=False, k1=None, k2=None
+):
     q, dy, dh_n, dc_n = checks.backward_inputs(tape, dy, dstate)
-    dw = {name: np.empty(w.shape, w.dtype) for name, w in tape.weights.arrays.items()
-          if w is not None}
+    k1, k2 = checks.truncation(k1, k2, q.spec, step_norms)
+    dw = {name: np.empty(w.shape, w.dtype) for name, w in q.weights.items()}
     dh0, dc0 = np.empty_like(dh_n), np.empty_like(dc_n)
+    if k1 is not None or isinstance(tape, CheckpointTape):
+        return backward_in_pieces(
+            tape, Direction(q.spec), dy, (dh_n, dc_n), (dh0, dc0), dw, step_norms, k1, k2
+        )
     dx, norms = masked_backward(Direction(q.spec), tape, dy, dh_n, dc_n, dh0, dc0, dw, keep,
                                 step_norms)
     return (dx, (dh0, dc0), dw, norms) if step_norms else (dx, (dh0, dc0), dw)

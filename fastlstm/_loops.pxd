@@ -31,6 +31,8 @@ cdef struct Job:  # one call, shared by the team
     bint by_units           # threads share the units, and wait for each other after each step
     bint fused              # SIMD: x is multiplied inside the step
     Py_ssize_t chunk        # steps whose projection is formed at once
+    const Py_ssize_t *resets  # (T,B) which row of c_kept, or -1: the state is not reset before
+    void *c_kept            # (., U*L) cells before a reset, which backward needs; resets NULL: none
     char *scratch
     Py_ssize_t scratch_size  # bytes a thread
     unsigned long long denormals  # the caller's mode
@@ -75,6 +77,55 @@ cdef inline void leave(
     for r in range(max(r0, my.b0), min(r1, my.b1)):
         place(<real *>q.h_n + r * q.P, q.P, h_slot(tag, q, slot), r * q.h_row, q.P, my, q)
         place(<real *>q.c_n + r * q.H, q.H, c_slot(tag, q, slot), r * q.U * q.L, q.H, my, q)
+
+
+cdef inline void restart(
+    const real *tag, const Job *job, const Share *my, Py_ssize_t slot, Py_ssize_t t,
+    Py_ssize_t rows,
+) noexcept nogil:
+    """Rows r < rows that are reset before step t: zeros go to this slot, their cells to c_kept."""
+    cdef const fl_lstm *q = job.q
+    cdef Py_ssize_t r, k, c_row = q.U * q.L, at = my.u0 * q.L, n = (my.u1 - my.u0) * q.L
+    cdef real *c
+    for r in range(my.b0, min(my.b1, rows)):
+        k = job.resets[t * q.B + r]
+        if k >= 0:
+            c = c_slot(tag, q, slot) + r * c_row
+            memcpy(<real *>job.c_kept + k * c_row + at, c + at, n * sizeof(real))
+            place(h_slot(tag, q, slot) + r * q.h_row, q.h_row, <real *>NULL, 0, q.P, my, q)
+            place(c, c_row, <real *>NULL, 0, q.H, my, q)
+            if job.variant.ifo != NULL:  # full gate recurrence: no gates were before
+                memset(<real *>job.variant.ifo + (slot % job.variant.ifo_slots * q.B + r) * 3 * q.H,
+                       0, 3 * q.H * sizeof(real))
+
+
+cdef inline void swap_kept(
+    const real *tag, const Job *job, Py_ssize_t slot, Py_ssize_t t_from, Py_ssize_t r,
+    Py_ssize_t at, Py_ssize_t n, bint back,
+) noexcept nogil:
+    """The cell before the reset of step t_from in its slot, for the step backward that ended in
+    it; then `back`: zeros again. Lanes at <= j < at + n."""
+    cdef const fl_lstm *q = job.q
+    cdef Py_ssize_t c_row = q.U * q.L, k = job.resets[t_from * q.B + r]
+    cdef real *c = c_slot(tag, q, slot) + r * c_row + at
+    if back:
+        memset(c, 0, n * sizeof(real))
+    else:
+        memcpy(c, <real *>job.c_kept + k * c_row + at, n * sizeof(real))
+
+
+cdef inline void forget_gradient(
+    const real *tag, const Job *job, Py_ssize_t r, Py_ssize_t at, Py_ssize_t n
+) noexcept nogil:
+    """Row r was reset: nothing reaches the steps before. Lanes at <= j < at + n of dh and dc."""
+    cdef const fl_lstm *q = job.q
+    memset(<real *>q.dc + r * q.U * q.L + at, 0, n * sizeof(real))
+    if q.w_proj != NULL:  # h has other lanes than c; its steps are shared by rows only
+        memset(<real *>q.dh + r * q.h_row, 0, q.h_row * sizeof(real))
+    else:
+        memset(<real *>q.dh + r * q.h_row + at, 0, n * sizeof(real))
+    if job.variant.difo != NULL:
+        memset(<real *>job.variant.difo + r * 3 * q.H, 0, 3 * q.H * sizeof(real))
 
 
 cdef inline void place(
@@ -145,6 +196,8 @@ cdef inline void forward_loop(const real *tag, Job *job, int thread, int n) noex
     t = q.T - 1 if q.reverse else 0
     rows = q.active[t]
     enter(tag, q, &my, t + q.reverse, 0, rows)
+    if job.resets != NULL:
+        restart(tag, job, &my, t + q.reverse, t, rows)
     if n > 1 and job.by_units:
         fl_team_barrier(n)
     for s in range(q.T):
@@ -163,6 +216,8 @@ cdef inline void forward_loop(const real *tag, Job *job, int thread, int n) noex
         rows_next = 0 if s + 1 == q.T else q.active[t - 1 if q.reverse else t + 1]
         leave(tag, q, &my, t + 1 - q.reverse, rows_next, rows)
         enter(tag, q, &my, t + 1 - q.reverse, rows, rows_next)
+        if job.resets != NULL and rows_next:
+            restart(tag, job, &my, t + 1 - q.reverse, t - 1 if q.reverse else t + 1, rows_next)
         rows = rows_next
         if watches and (s + 1) % patience == 0:
             look_for_ctrl_c(job, s)
@@ -175,7 +230,6 @@ cdef inline void forward_loop(const real *tag, Job *job, int thread, int n) noex
 cdef inline void backward_loop(const real *tag, Job *job, int thread, int n) noexcept nogil:
     """One thread's share of the backward pass."""
     cdef fl_lstm *q = job.q
-    cdef bint is_f64 = sizeof(real) == 8
     cdef Share my = share_of(job, thread, n)
     cdef Py_ssize_t s, t, t_from = -1, rows, rows_from = 0, both
     cdef Py_ssize_t patience = steps_between_signals(q)
@@ -188,11 +242,11 @@ cdef inline void backward_loop(const real *tag, Job *job, int thread, int n) noe
         both = min(rows, rows_from)
         if job.simd == NULL:
             if t >= 0:
-                step_backward(tag, q, &job.variant, t, <real *>job.scratch)
+                blas_step_backward(tag, job, t_from, t, both)
         else:
-            backward_rows(job, is_f64, t_from, t, 0, both, &my)
-            backward_rows(job, is_f64, t_from, -1, both, rows_from, &my)
-            backward_rows(job, is_f64, -1, t, both, rows, &my)
+            backward_rows(tag, job, t_from, t, 0, both, &my)
+            backward_rows(tag, job, t_from, -1, both, rows_from, &my)
+            backward_rows(tag, job, -1, t, both, rows, &my)
         t_from, rows_from = t, rows
         if watches and (s + 1) % patience == 0:
             look_for_ctrl_c(job, s)
@@ -228,20 +282,90 @@ cdef inline void gradient_work(void *arg, int thread, int n) noexcept nogil:
         r += patience
         if watches and r < N:
             look_for_ctrl_c(job, 0)
-    if job.simd != NULL and not fl_flag_is_up(&job.interrupted):
+    if fl_flag_is_up(&job.interrupted):
+        return
+    if job.simd != NULL:
         job.simd.peephole_gradient[job.is_f64](
             q, FL_PEEPHOLE_I | FL_PEEPHOLE_F | FL_PEEPHOLE_O, q.U * thread // n,
             q.U * (thread + 1) // n)
+    if job.resets != NULL and q.peepholes & FL_PEEPHOLE_O and q.dw_peephole != NULL:
+        if job.is_f64:
+            kept_peephole_gradient(<double *>NULL, job, q.U * thread // n,
+                                   q.U * (thread + 1) // n)
+        else:
+            kept_peephole_gradient(<float *>NULL, job, q.U * thread // n,
+                                   q.U * (thread + 1) // n)
 
 
 cdef inline void backward_rows(
-    Job *job, bint is_f64, Py_ssize_t t_from, Py_ssize_t t, Py_ssize_t r0, Py_ssize_t r1,
+    const real *tag, Job *job, Py_ssize_t t_from, Py_ssize_t t, Py_ssize_t r0, Py_ssize_t r1,
     const Share *my,
 ) noexcept nogil:
     """The step backward for the rows r0 <= r < r1 that are this thread's."""
-    r0, r1 = max(r0, my.b0), min(r1, my.b1)
-    if r0 < r1:
-        job.simd.step_backward[is_f64](job.q, t_from, t, r0, r1, my.v0, my.v1)
+    cdef fl_lstm *q = job.q
+    cdef bint is_f64 = sizeof(real) == 8
+    cdef Py_ssize_t r, run, slot = t + 1 - q.reverse
+    cdef Py_ssize_t at = my.v0 * 4 * q.L, n = min(my.v1 * 4, q.U) * q.L - at
+    r, r1 = max(r0, my.b0), min(r1, my.b1)
+    while r < r1:
+        run = r
+        while run < r1 and not was_reset(job, t_from, run):
+            run += 1
+        if run > r:
+            job.simd.step_backward[is_f64](q, t_from, t, r, run, my.v0, my.v1)
+        r = run
+        if r < r1:
+            forget_gradient(tag, job, r, at, n)
+            if t >= 0:
+                swap_kept(tag, job, slot, t_from, r, at, n, False)
+                job.simd.step_backward[is_f64](q, -1, t, r, r + 1, my.v0, my.v1)
+                swap_kept(tag, job, slot, t_from, r, at, n, True)
+            r += 1
+
+
+cdef inline void blas_step_backward(
+    const real *tag, Job *job, Py_ssize_t t_from, Py_ssize_t t, Py_ssize_t both
+) noexcept nogil:
+    """The step backward for all rows; the first `both` of them have a step t_from too."""
+    cdef fl_lstm *q = job.q
+    cdef Py_ssize_t r, slot = t + 1 - q.reverse
+    for r in range(both if job.resets != NULL else 0):
+        if was_reset(job, t_from, r):
+            swap_kept(tag, job, slot, t_from, r, 0, q.H, False)
+    step_backward(tag, q, &job.variant, t, <real *>job.scratch)
+    for r in range(both if job.resets != NULL else 0):
+        if was_reset(job, t_from, r):
+            swap_kept(tag, job, slot, t_from, r, 0, q.H, True)
+    for r in range(q.active[t] if job.resets != NULL else 0):
+        if was_reset(job, t, r):
+            forget_gradient(tag, job, r, 0, q.H)
+
+
+cdef inline bint was_reset(const Job *job, Py_ssize_t t, Py_ssize_t r) noexcept nogil:
+    """Whether the state of row r was set to zeros before step t."""
+    return job.resets != NULL and t >= 0 and job.resets[t * job.q.B + r] >= 0
+
+
+cdef inline void kept_peephole_gradient(
+    const real *tag, const Job *job, Py_ssize_t u0, Py_ssize_t u1
+) noexcept nogil:
+    """dp_o += da_o c for the steps before a reset, whose cells are not in their slots."""
+    cdef const fl_lstm *q = job.q
+    cdef Py_ssize_t t, r, j, k, before, U4L = q.U * 4 * q.L
+    cdef const real *da
+    cdef real *dp = <real *>q.dw_peephole + 2 * q.H
+    for t in range(q.T):
+        before = t + 1 if q.reverse else t - 1
+        if before < 0 or before >= q.T:
+            continue
+        for r in range(min(q.active[t], q.active[before])):
+            k = job.resets[t * q.B + r]
+            if k < 0:
+                continue
+            da = <const real *>q.gates + (before * q.B + r) * U4L
+            for j in range(u0 * q.L, min(u1 * q.L, q.H)):
+                dp[j] += (da[(j // q.L * 4 + 3) * q.L + j % q.L]
+                          * (<const real *>job.c_kept)[k * q.U * q.L + j])
 
 
 cdef inline void forward_work(void *job, int thread, int n) noexcept nogil:

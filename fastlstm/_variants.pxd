@@ -366,4 +366,4 @@ cdef int name_peepholes(fl_lstm *q, spec) except -1
 cdef int describe_variant(Variant *v, spec, dict arrays) except -1
 cdef int describe_in_full(Variant *v, spec, dict arrays) except -1
 cdef int use_memory(Variant *v, dict memory, Py_ssize_t slots) except -1
-cdef int use_gradients(Variant *v, dict dw, difo) except -1
+cdef int use_gradients(Variant *v, dict dw, difo, bint add) except -1

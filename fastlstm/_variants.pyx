@@ -116,10 +116,10 @@ cdef int use_memory(Variant *v, dict memory, Py_ssize_t slots) except -1:
     return 0
 
 
-cdef int use_gradients(Variant *v, dict dw, difo) except -1:
+cdef int use_gradients(Variant *v, dict dw, difo, bint add) except -1:
     """Let the backward step find where the gradients go; those that it adds to start at 0."""
     for name in ("ln_x", "ln_h", "ln_c"):
-        if name in dw:
+        if name in dw and not add:
             dw[name][...] = 0
     v.dw_fgr, v.difo = address(dw.get("w_fgr")), address(difo)
     v.dln_x, v.dln_h = address(dw.get("ln_x")), address(dw.get("ln_h"))

@@ -156,7 +156,9 @@ def lengths_array(lengths, T, B):
 
 
 def flags(name, value, symbols, expected):
-    """``value`` as an array of bool of this shape."""
+    """``value`` as an array of bool of this shape; None stays None."""
+    if value is None:
+        return None
     value = np.asarray(value)
     if value.dtype != bool:
         raise TypeError(f"{name} must be an array of bool, got {value.dtype}")
@@ -212,6 +214,7 @@ class Inputs:
     ln_c: np.ndarray | None = None  # (2, H)
     masks: dict = field(default_factory=dict)  # of `masks.cell_masks`
     mask: np.ndarray | None = None  # (T, B) of bool: False where a row stands still
+    reset: np.ndarray | None = None  # (T, B) of bool
 
     @property
     def T(self):
@@ -326,6 +329,38 @@ def probability(name, value):
     return float(value)
 
 
+def checkpoint(value, spec):
+    """The steps between two checkpoints: 0 for True, about sqrt(T); None for False."""
+    if isinstance(value, (bool, np.bool_)):
+        steps = 0 if value else None
+    else:
+        steps = integer("checkpoint", value, 1)
+    if steps is not None:
+        _no_gates_carried("checkpoint", spec)
+    return steps
+
+
+def truncation(k1, k2, spec, step_norms=False):
+    """k1 and k2 of truncated BPTT, k2 = k1 where it is None; (None, None) without."""
+    if k1 is None:
+        if k2 is not None:
+            raise ValueError(f"k2 needs k1, the steps after which it goes back, got k2 = {k2!r}")
+        return None, None
+    k1 = integer("k1", k1, 1)
+    _no_gates_carried("k1", spec)
+    if step_norms:
+        raise ValueError("step_norms is of one pass over the tape: it cannot go with k1")
+    return k1, k1 if k2 is None else integer("k2", k2, k1)
+
+
+def _no_gates_carried(name, spec):
+    if spec is not None and spec.full_gate_recurrence:
+        raise ValueError(
+            f"{name} cuts time between states (h, c), but with full_gate_recurrence=True the gates "
+            "of a step are part of the state"
+        )
+
+
 def float_dtype(name, value):
     """``value`` as the dtype float32 or float64."""
     try:
@@ -380,8 +415,8 @@ def forward_inputs(x, w_ih, w_hh, b, state, variants, w_proj, lengths, reverse, 
 
 
 def generator(rng):
-    """``rng``, a numpy.random.Generator or None."""
-    if rng is not None and not isinstance(rng, np.random.Generator):
+    """``rng``, a numpy.random.Generator or None; masks that one drew before (a dict) pass."""
+    if rng is not None and not isinstance(rng, (np.random.Generator, dict)):
         raise TypeError(f"rng must be a numpy.random.Generator or None, got {type(rng).__name__}")
     return rng
 

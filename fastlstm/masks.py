@@ -56,8 +56,8 @@ def cell_masks(spec, rng, shape, P, dtype):
     Parameters
     ----------
     spec : Spec
-    rng : numpy.random.Generator or None
-        None: inference, there are no masks.
+    rng : numpy.random.Generator, dict or None
+        None: inference, there are no masks. A dict: the masks that were drawn before.
     shape : tuple (T, B, H)
     P : int
         The size of h: P, or H.
@@ -79,8 +79,8 @@ def cell_masks(spec, rng, shape, P, dtype):
     array([[[ True,  True,  True,  True]]])
     """
     T, B, H = shape
-    if rng is None:
-        return {}
+    if rng is None or isinstance(rng, dict):
+        return rng or {}
     masks = {}
     if spec.zoneout_h:
         masks["zoneout_h"] = _kept(rng, spec.zoneout_h, (T, B, P))

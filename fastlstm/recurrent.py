@@ -10,6 +10,7 @@ from . import checks
 from ._stack import by_cell, new_states, stack_backward, stack_forward
 from .layer_value import LayerValue
 from .masks import dropout_mask
+from .segments import Checkpointed, truncated_backward
 from .stream import LayerStream
 
 __all__ = ["LayerTape", "Recurrent"]
@@ -22,8 +23,8 @@ class LayerTape:
     layer, or None.
     """
 
-    def __init__(self, layer, batched, learned, tapes, masks):
-        self.layer = layer
+    def __init__(self, layer, batched, learned, cells, tapes, masks):
+        self.layer, self.cells = layer, cells
         self.batched = batched
         self.learned = learned  # of each state: whether it started from the layer's parameters
         self.tapes = tapes
@@ -76,7 +77,9 @@ class Recurrent(LayerValue):
         y, state, _ = self._run(x, state, lengths, mask, reset, None, False)
         return y, state
 
-    def forward(self, x, state=None, lengths=None, rng=None, *, mask=None, reset=None):
+    def forward(
+        self, x, state=None, lengths=None, rng=None, *, mask=None, reset=None, checkpoint=False
+    ):
         """The outputs, the final state and the tape: training, with dropout.
 
         Parameters
@@ -86,6 +89,9 @@ class Recurrent(LayerValue):
         rng : numpy.random.Generator, optional
             Draws all masks: of dropout, then cell by cell. None: the layer's own, seeded by
             ``seed``.
+        checkpoint : bool or int
+            Keep the states at every so many steps only (True: about sqrt(T)) and the outputs of
+            each layer, and let `backward` run the rest again: for long sequences.
 
         Returns
         -------
@@ -95,9 +101,9 @@ class Recurrent(LayerValue):
             For `backward`.
         """
         rng = self._rng if rng is None else rng
-        return self._run(x, state, lengths, mask, reset, rng, True)
+        return self._run(x, state, lengths, mask, reset, rng, True, checkpoint)
 
-    def _run(self, x, state, lengths, mask, reset, rng, save):
+    def _run(self, x, state, lengths, mask, reset, rng, save, checkpoint=False):
         if type(x) is not np.ndarray or x.dtype is not self.dtype:
             x = checks.array("x", x)
         batched = x.ndim == 3
@@ -121,13 +127,16 @@ class Recurrent(LayerValue):
             ]
         if self.batch_first:  # y shall be contiguous for the caller
             out = np.empty((B, T, self.output_size), self.dtype).swapaxes(0, 1)
+        cells, every = self._cells, checks.checkpoint(checkpoint, getattr(self, "spec", None))
+        if every is not None:
+            cells = [[(Checkpointed(cell, every), w) for cell, w in layer] for layer in cells]
         y, *finals, tapes = stack_forward(
-            self._cells, x, self.state_widths, starts, lengths, masks, save, out, steps
+            cells, x, self.state_widths, starts, lengths, masks, save, out, steps
         )
-        tape = self._tape(self, batched, learned, tapes, masks) if save else None
+        tape = self._tape(self, batched, learned, cells, tapes, masks) if save else None
         return self._as_given(y, batched), self._states_as_given(finals, batched), tape
 
-    def backward(self, tape, dy=None, dstate=None):
+    def backward(self, tape, dy=None, dstate=None, *, k1=None, k2=None):
         """The gradients: back-propagation through time.
 
         Parameters
@@ -139,6 +148,10 @@ class Recurrent(LayerValue):
         dstate : array_like or tuple of array_like, optional
             Gradient with respect to the final state, of its form: dh_n, or (dh_n, dc_n).
             None, also for one of them: zeros.
+        k1, k2 : int, optional
+            Truncated back-propagation: after every k1 steps the gradient of what came in through
+            dy in these goes k2 >= k1 steps back, through all layers, and no further. None: the
+            whole way; k2 None: k1.
 
         Returns
         -------
@@ -155,8 +168,12 @@ class Recurrent(LayerValue):
         RuntimeError
             The tape was consumed before.
         TypeError, ValueError
-            The tape is not from this layer, or an array has the wrong dtype or shape.
+            The tape is not from this layer, or an array has the wrong dtype or shape; k1 and k2
+            are not 1 <= k1 <= k2, or the layer is bidirectional with them.
         """
+        k1, k2 = checks.truncation(k1, k2, getattr(self, "spec", None))
+        if k1 is not None and self.bidirectional:
+            raise ValueError("k1 cuts time in one direction, but this layer is bidirectional")
         if not isinstance(tape, self._tape) or tape.layer is not self:
             raise TypeError(
                 f"tape must be the {self._tape.__name__} that forward of this layer returned"
@@ -176,9 +193,15 @@ class Recurrent(LayerValue):
             {name: a for name, a in weights.items() if a is not None}
             for weights in self._weights(grads)
         ]
-        dx, *dstarts = stack_backward(
-            self._cells, tape.tapes, self.state_widths, tape.masks, dy, dends, by_weight
-        )
+        given = tape.cells, tape.tapes, self.state_widths, tape.masks, dy, dends, by_weight
+        if k1 is None:
+            dx, *dstarts = stack_backward(*given)
+        else:
+            dx, cells = truncated_backward(*given, k1, k2)
+            dstarts = new_states(self.state_widths, 1, B, self.dtype)
+            for to, of_cell in zip(by_cell(dstarts), cells, strict=True):
+                for d, value in zip(to, of_cell, strict=True):
+                    d[...] = value
         if self.learn_state:
             self._state_gradients(grads, tape.learned, by_cell(dstarts))
         return self._as_given(dx, tape.batched), self._states_as_given(dstarts, tape.batched), grads

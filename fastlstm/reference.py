@@ -77,9 +77,11 @@ def lstm_forward(
     ln_c=None,
     lengths=None,
     mask=None,
+    reset=None,
     reverse=False,
     spec=Spec(),
     save=True,
+    checkpoint=False,
     out=None,
     rng=None,
 ):
@@ -111,12 +113,18 @@ def lstm_forward(
     mask : array_like (T, B) of bool, optional
         Where it is False a row stands still: its state is carried over that step, and y is h
         again, that of the step before which counts, or h0. x is not looked at.
+    reset : array_like (T, B) of bool, optional
+        Where it is True, the state of the row is set to zeros before that step: episodes.
     reverse : bool
         Run from the end to the start, inside each length; y stays aligned with x.
     spec : Spec
         The variant of the cell.
     save : bool
         Keep what `lstm_backward` needs. False: less memory, and the tape is None.
+    checkpoint : bool or int
+        Keep the state at every so many steps only (True: about sqrt(T)), and let
+        `lstm_backward` run what lies between again: for long sequences. The gradients are
+        those of a whole tape, to the bit on the SIMD steps. (The reference keeps all.)
     out : ndarray (T, B, H|P), optional
         Write y here. It must not overlap an input.
     rng : numpy.random.Generator, optional
@@ -139,8 +147,9 @@ def lstm_forward(
         An array is not float32 or float64, or not all are of one dtype; lengths are no
         integers; state is no pair.
     ValueError
-        A shape does not fit, a length is outside [0, T], out overlaps an input, or the weights
-        are not those that ``spec`` asks for.
+        A shape does not fit, a length is outside [0, T], out overlaps an input, the weights
+        are not those that ``spec`` asks for, or ``checkpoint`` is asked of full gate recurrence,
+        whose gates are state too.
 
     Notes
     -----
@@ -162,8 +171,10 @@ def lstm_forward(
         x, w_ih, w_hh, b, state, variants, w_proj, lengths, reverse, spec, out
     )
     T, B, H = q.T, q.B, q.H
-    q.mask = None if mask is None else checks.flags("mask", mask, "T, B", (T, B))
+    q.mask = checks.flags("mask", mask, "T, B", (T, B))
     q.masks = cell_masks(spec, checks.generator(rng), (T, B, H), q.P, q.x.dtype)
+    q.reset = checks.flags("reset", reset, "T, B", (T, B))
+    checks.checkpoint(checkpoint, spec)
     n = np.full(B, T) if q.lengths is None else q.lengths
     h, c = np.zeros((T + 1, B, q.P), q.x.dtype), np.zeros((T + 1, B, H), q.x.dtype)
     gates, m = np.zeros((T, B, 4, H), q.x.dtype), np.zeros((T, B, H), q.x.dtype)
@@ -174,8 +185,9 @@ def lstm_forward(
 
     for t in reversed(range(T)) if q.reverse else range(T):
         on = t < n  # (B,) the rows that have a step t
-        on, still = _split(q, on, t)
         before, after = (t + 1, t) if q.reverse else (t, t + 1)
+        h[before, _fresh(q, t, on)] = c[before, _fresh(q, t, on)] = 0
+        on, still = _split(q, on, t)
         h[after, on], c[after, on], gates[t, on], m[t, on], c_new[t, on], kept[t] = step(
             q, q.x[t, on], h[before, on], c[before, on], _gates_before(q, gates, t)[on],
             _masks_at(q, t, on),
@@ -193,15 +205,20 @@ def _split(q, on, t):
     return (on, on & False) if q.mask is None else (on & q.mask[t], on & ~q.mask[t])
 
 
+def _fresh(q, t, on):
+    """The rows whose state is set to zeros before step t."""
+    return on & q.reset[t] if q.reset is not None else np.zeros_like(on)
+
+
 def _gates_before(q, gates, t):
-    """The gates of the step before t: zeros where t is the first."""
-    if q.mask is not None:  # the last before t that counts
-        last = np.zeros_like(gates[t])
-        for s in range(q.T - 1, t, -1) if q.reverse else range(t):
-            last[q.mask[s]] = gates[s, q.mask[s]]
-        return last
-    before = t + 1 if q.reverse else t - 1
-    return gates[before] if 0 <= before < q.T else np.zeros_like(gates[t])
+    """The gates of the step before t: zeros where t is the first, or the state was reset."""
+    last, rows = np.zeros_like(gates[t]), np.ones(q.B, bool)
+    for s in range(q.T - 1, t, -1) if q.reverse else range(t):
+        on = rows if q.mask is None else q.mask[s]  # the last before t that counts
+        last[_fresh(q, s, rows)] = 0
+        last[on] = gates[s, on]
+    last[_fresh(q, t, rows)] = 0
+    return last
 
 
 def _masks_at(q, t, on):
@@ -331,7 +348,7 @@ def _norm_backward(hat, r, dhat, live=True):
     return r * (dhat - mean[0] - hat * mean[1]) * live
 
 
-def lstm_backward(tape, dy=None, dstate=None, *, keep=False, step_norms=False):
+def lstm_backward(tape, dy=None, dstate=None, *, keep=False, step_norms=False, k1=None, k2=None):
     """The gradients of one LSTM layer in one direction: back-propagation through time.
 
     Parameters
@@ -347,6 +364,10 @@ def lstm_backward(tape, dy=None, dstate=None, *, keep=False, step_norms=False):
         Leave the tape as it is, at the price of a copy of the gates.
     step_norms : bool
         Return also how large the gradient is at each step: where it vanishes or explodes.
+    k1, k2 : int, optional
+        Truncated back-propagation (Williams & Peng 1990): after every k1 steps, the gradient of
+        what came in through dy in these goes k2 >= k1 steps back and no further. None: the
+        whole way; k2 None: k1. The tape stays as it is.
 
     Returns
     -------
@@ -366,7 +387,8 @@ def lstm_backward(tape, dy=None, dstate=None, *, keep=False, step_norms=False):
     RuntimeError
         The tape was consumed before.
     TypeError, ValueError
-        The tape is None, or an array has the wrong dtype or shape.
+        The tape is None, or an array has the wrong dtype or shape; k1 and k2 are not
+        1 <= k1 <= k2, or come with full gate recurrence or ``step_norms``.
 
     Notes
     -----
@@ -383,16 +405,54 @@ def lstm_backward(tape, dy=None, dstate=None, *, keep=False, step_norms=False):
     ((5, 2, 3), (2, 4), ['w_hh', 'w_ih'])
     """
     q, dy, dh, dc = checks.backward_inputs(tape, dy, dstate)
-    h, c, m, (c_new, kept) = tape.h, tape.c, tape.h_raw, tape.kept
-    gates = tape.consume(keep)[:, :, 0]  # (T, B, 4, H)
+    k1, k2 = checks.truncation(k1, k2, q.spec, step_norms)
+    grads = {name: np.zeros(w.shape, w.dtype) for name, w in q.weights.items()}
+    if k1 is not None:
+        dx, dh, dc = _truncated_backward(tape, dy, dh, dc, grads, k1, k2)
+    else:
+        gates = tape.consume(keep)[:, :, 0]  # (T, B, 4, H)
+        dx, norms = _steps_backward(tape, gates, dy, dh, dc, grads, range(q.T))
+    grads["w_hh"] *= q.masks.get("weight_drop", 1)
+    return (dx, (dh, dc), grads, norms) if step_norms else (dx, (dh, dc), grads)
+
+
+def _truncated_backward(tape, dy, dh_n, dc_n, grads, k1, k2):
+    """dx, dh0, dc0 by a pass of its own for what came in through each k1 steps of the loop."""
+    q = tape.inputs
+    n = np.full(q.B, q.T) if q.lengths is None else q.lengths
+    order = np.arange(q.T)[::-1] if q.reverse else np.arange(q.T)  # as the loop runs
+    last, first = (0 * n, n - 1) if q.reverse else (n - 1, 0 * n)  # steps of each row
+    dx, dh0, dc0 = (
+        np.zeros_like(q.x, subok=False, order="C"),
+        np.zeros_like(dh_n),
+        np.zeros_like(dc_n),
+    )
+    for k in range(0, q.T, k1):
+        said, window = order[k : k + k1], order[max(0, min(k + k1, q.T) - k2) : k + k1]
+        dy_w = None if dy is None else np.zeros_like(dy)
+        if dy is not None:
+            dy_w[said] = dy[said]
+        ends, begins = (np.isin(t, s) & (n > 0) for t, s in ((last, said), (first, window)))
+        dh, dc = np.where(ends[:, None], dh_n, 0), np.where(ends[:, None], dc_n, 0)
+        gates = tape.consume(True)[:, :, 0]
+        dx += _steps_backward(tape, gates, dy_w, dh, dc, grads, window)[0]
+        dh0[begins] += dh[begins]
+        dc0[begins] += dc[begins]
+    dh0[n == 0], dc0[n == 0] = dh_n[n == 0], dc_n[n == 0]
+    return dx, dh0, dc0
+
+
+def _steps_backward(tape, gates, dy, dh, dc, grads, steps):
+    """dx and StepNorms; gates become dgates, dh and dc those before the steps; adds to grads."""
+    q, h, c, m, (c_new, kept) = tape.inputs, tape.h, tape.c, tape.h_raw, tape.kept
     n = np.full(q.B, q.T) if q.lengths is None else q.lengths
     dx = np.zeros_like(q.x, subok=False, order="C")
     dgates = np.zeros((q.B, 4, q.H), q.x.dtype)  # what reaches the gates from the step after
-    grads = {name: np.zeros(w.shape, w.dtype) for name, w in q.weights.items()}
     norms = StepNorms(np.zeros(q.T, q.x.dtype), np.zeros(q.T, q.x.dtype))
 
-    for t in range(q.T) if q.reverse else reversed(range(q.T)):
+    for t in sorted(steps, reverse=not q.reverse):
         on = t < n  # a row waits with its dh_n, dc_n until its last step is reached
+        fresh = _fresh(q, t, on)
         on, still = _split(q, on, t)
         dh[still] += 0 if dy is None else dy[t, still]  # y[t] is the h that is carried
         before = t + 1 if q.reverse else t
@@ -427,9 +487,8 @@ def lstm_backward(tape, dy=None, dstate=None, *, keep=False, step_norms=False):
         grads["w_hh"] += da_h.T @ (h[before, on] * masks.get("h", 1))
         if q.b is not None:
             grads["b"] += da.sum(axis=0)
-
-    grads["w_hh"] *= q.masks.get("weight_drop", 1)
-    return (dx, (dh, dc), grads, norms) if step_norms else (dx, (dh, dc), grads)
+        dh[fresh], dc[fresh], dgates[fresh] = 0, 0, 0  # nothing passes a reset
+    return dx, norms
 
 
 def _unzone(rate, keep, d):

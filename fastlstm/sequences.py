@@ -7,7 +7,37 @@ what comes out is moved back.
 
 import numpy as np
 
-__all__ = ["Steps"]
+__all__ = ["Steps", "resets_that_count"]
+
+
+def resets_that_count(reset, on, reverse):
+    """Resets at steps that do not count, moved to the next that does; and where y is 0 until then.
+
+    Parameters
+    ----------
+    reset, on : ndarray (T, B) of bool
+        Where the state is set to zeros before a step; which steps count.
+    reverse : bool
+
+    Returns
+    -------
+    moved, zeroed : ndarray (T, B) of bool
+    at_end : ndarray (B,) of bool
+        Whether the row ends with zeros: no step counts after its last reset.
+
+    Examples
+    --------
+    >>> reset, on = np.array([[True], [False], [False]]), np.array([[False], [False], [True]])
+    >>> [a.T[0].tolist() for a in resets_that_count(reset, on, False)[:2]]
+    [[False, False, True], [True, True, False]]
+    """
+    moved, zeroed = np.zeros_like(reset), np.zeros_like(reset)
+    waiting = np.zeros(reset.shape[1], bool)
+    for t in reversed(range(len(reset))) if reverse else range(len(reset)):
+        waiting |= reset[t]
+        moved[t], zeroed[t] = waiting & on[t], waiting & ~on[t]
+        waiting &= ~on[t]
+    return moved, zeroed, waiting
 
 
 class Steps:
@@ -50,6 +80,7 @@ class Steps:
         self.K = int(counts.max(initial=0))
         self.lengths = None if (counts == self.K).all() else counts
         self._shape, self._slots = (T, B), np.arange(T + 1)[:, None] <= n
+        self.zeroed = self.at_end = None  # with resets: where y, and the final state, are zeros
         self._on = t, b = np.nonzero(on)
         self._front = self._before[t, b], b
         # the step that counts whose h is y[t], or none: then it is h0
@@ -58,6 +89,16 @@ class Steps:
         self._initial = np.nonzero(initial)
         self._says = t, b = np.nonzero(inside & ~initial)
         self._said = last[t, b], b
+
+    def place_resets(self, reset, reverse):
+        """``reset`` (T, B) for the steps that count, (K, B); notes where its rows rest at zeros."""
+        T, B = self._shape
+        on = np.zeros((T, B), bool)
+        on[self._on] = True
+        inside = self._slots[1:]
+        moved, zeroed, self.at_end = resets_that_count(reset & inside, on, reverse)
+        self.zeroed = zeroed & inside
+        return self.front(moved)
 
     def front(self, a):
         """``a`` (T, B, ...) -> (K, B, ...): the steps that count first, then zeros."""
@@ -77,9 +118,13 @@ class Steps:
         y[self._says] = h[self._said]
         if h0 is not None:
             y[self._initial] = h0[self._initial[1]]
+        if self.zeroed is not None:
+            y[self.zeroed] = 0
 
     def collect(self, dy):
         """The gradients of h and of h0 from that of the y of `spread`."""
+        if self.zeroed is not None:
+            dy = np.where(self.zeroed[:, :, None], dy.dtype.type(0), dy)
         dh = np.zeros((self.K, *dy.shape[1:]), dy.dtype)
         np.add.at(dh, self._said, dy[self._says])
         dh0 = np.zeros(dy.shape[1:], dy.dtype)

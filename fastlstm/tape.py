@@ -42,7 +42,7 @@ class Tape:
     """
 
     def __init__(self, inputs, h, c, gates, h_raw=None, order=None, x=None, weights=None,
-                 kept=None, steps=None):  # fmt: skip
+                 kept=None, steps=None, resets=None):  # fmt: skip
         self.inputs = inputs  # checks.Inputs: the arguments of the forward pass
         self._h = h  # (T+1, B, >= H|P) in the row order of the engine
         self._c = c  # (T+1, B, >= H)
@@ -53,6 +53,7 @@ class Tape:
         self.weights = weights  # the engine's weights of the forward pass
         self.kept = kept  # what only variants need backward; each implementation has its own form
         self.steps = steps  # `sequences.Steps` where the engine left out those of a mask
+        self.resets = resets  # the engine's: where rows were reset, and their cells before
         self._consumed = False
         self._name = "lstm_backward"  # what consumes it
 
@@ -89,6 +90,21 @@ class Tape:
                 f"the gradients of the gates are there after {self._name}(..., keep=False)"
             )
         return self._by_gate()
+
+    def state_before(self, t0, t1):
+        """The state with which the loop comes to the steps t0 <= t < t1: copies."""
+        q = self.inputs
+        slot = t1 if q.reverse else t0
+        states = []
+        for a, size, initial in ((self._h, q.P, q.h0), (self._c, q.H, q.c0)):
+            if self.steps is None:
+                state = np.array(self._rows(a[slot : slot + 1, :, :size], initial)[0])
+            else:
+                state = np.array(self._slots(a[:, :, :size], initial)[slot])
+            if q.reverse and q.lengths is not None:  # rows that begin later
+                state[q.lengths < t1] = initial[q.lengths < t1]
+            states.append(state)
+        return tuple(states)
 
     def _by_gate(self):
         T, B, U, n, L = self._gates.shape
