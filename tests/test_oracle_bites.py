@@ -77,7 +77,7 @@ FAULTS = {
         "q.y[t, on] = h[after, on]", "q.y[t, on] = m[t, on][:, : q.P]", PROJECTED, "y",
     ),
     "backward: t=0 skipped": (
-        "else reversed(range(q.T)):", "else reversed(range(1, q.T)):", CASE, "dx",
+        "dh, dc, grads, range(q.T))", "dh, dc, grads, range(1, q.T))", CASE, "dx",
     ),
     "backward: h[t] for h[t-1] in dw_hh": (
         "da_h.T @ (h[before, on]", "da_h.T @ (h[t + 1, on]", CASE, "dw_hh",
@@ -86,13 +86,13 @@ FAULTS = {
         "dc * c_prev, dc", "dc * c, dc", CASE, "dw_ih",
     ),
     "backward: dh_n missing": (
-        "gates = tape.consume", "dh[:] = 0\n    gates = tape.consume", CASE, "dh0",
+        "gates = tape.consume(keep)", "dh[:] = 0\n        gates = tape.consume(keep)", CASE, "dh0",
     ),
     "backward: dc_n missing": (
-        "gates = tape.consume", "dc[:] = 0\n    gates = tape.consume", CASE, "dc0",
+        "gates = tape.consume(keep)", "dc[:] = 0\n        gates = tape.consume(keep)", CASE, "dc0",
     ),
     "backward: dh_n and dc_n swapped": (
-        "gates = tape.consume", "dh, dc = dc, dh\n    gates = tape.consume", CASE, "dx",
+        "gates = tape.consume(keep)", "dh, dc = dc, dh\n        gates = tape.consume(keep)", CASE, "dx",
     ),
     "backward: dstate lost in rows that end early": (
         "dh_t = dh[on] if dy", "dh[~on], dc[~on] = 0, 0\n        dh_t = dh[on] if dy", CASE, "dx",
@@ -134,8 +134,7 @@ FAULTS = {
         "dh_new.T @ m[t, on]", "dh_new.T @ np.tanh(c[t + 1, on])", PROJECTED, "dw_proj",
     ),
     "backward: reverse runs forward": (
-        "range(q.T) if q.reverse else reversed(range(q.T)):\n        on = t < n  # a row",
-        "reversed(range(q.T)):\n        on = t < n  # a row", REVERSE, "dx",
+        "sorted(steps, reverse=not q.reverse)", "sorted(steps, reverse=True)", REVERSE, "dx",
     ),
     "backward: reverse takes h[t-1] from the wrong side": (
         "da_h.T @ (h[before, on]", "da_h.T @ (h[t, on]", REVERSE, "dw_hh",
@@ -178,10 +177,10 @@ FAULTS = {
         "(dhat - mean[0] - hat * mean[1])", "(dhat - mean[0])", NORM, "dx",
     ),
     "variant: gates of t for gates of t-1": (
-        "before = t + 1 if q.reverse else t - 1", "before = t + 1", RECURRENT, "y",
+        "t, -1) if q.reverse else range(t)", "t, -1) if q.reverse else range(t + 1)", RECURRENT, "y",
     ),
     "variant: gates from the wrong side": (
-        "before = t + 1 if q.reverse else t - 1", "before = t - 1", RECURRENT_REVERSE, "y",
+        "range(q.T - 1, t, -1) if q.reverse else range(t)", "range(t)", RECURRENT_REVERSE, "y",
     ),
     "variant: no gradient to the gates before": (
         "(da_ifo @ q.w_fgr).reshape(-1, 3, q.H)", "0", RECURRENT, "dx",
