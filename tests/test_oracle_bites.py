@@ -92,7 +92,8 @@ FAULTS = {
         "gates = tape.consume(keep)", "dc[:] = 0\n        gates = tape.consume(keep)", CASE, "dc0",
     ),
     "backward: dh_n and dc_n swapped": (
-        "gates = tape.consume(keep)", "dh, dc = dc, dh\n        gates = tape.consume(keep)", CASE, "dx",
+        "gates = tape.consume(keep)", "dh, dc = dc, dh\n        gates = tape.consume(keep)",
+        CASE, "dx",
     ),
     "backward: dstate lost in rows that end early": (
         "dh_t = dh[on] if dy", "dh[~on], dc[~on] = 0, 0\n        dh_t = dh[on] if dy", CASE, "dx",
@@ -177,7 +178,8 @@ FAULTS = {
         "(dhat - mean[0] - hat * mean[1])", "(dhat - mean[0])", NORM, "dx",
     ),
     "variant: gates of t for gates of t-1": (
-        "t, -1) if q.reverse else range(t)", "t, -1) if q.reverse else range(t + 1)", RECURRENT, "y",
+        "t, -1) if q.reverse else range(t)", "t, -1) if q.reverse else range(t + 1)",
+        RECURRENT, "y",
     ),
     "variant: gates from the wrong side": (
         "range(q.T - 1, t, -1) if q.reverse else range(t)", "range(t)", RECURRENT_REVERSE, "y",
