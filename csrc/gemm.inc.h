@@ -113,8 +113,10 @@ FL_INLINE void FN(accumulate_ahead)(const int mr, const int nv, ptrdiff_t K, con
                                     V acc[][TILE_VECTORS]) {
     for (ptrdiff_t k = 0; k < K; k++) {
         V p[TILE_VECTORS];
-        __builtin_prefetch(next.at + k * next.step, 0, 2);
-        __builtin_prefetch(next.at + k * next.step + 64, 0, 2);
+        if (2 * mr > TILE_ROWS) { /* few rows are bound by their loads already */
+            __builtin_prefetch(next.at + k * next.step, 0, 2);
+            __builtin_prefetch(next.at + k * next.step + 64, 0, 2);
+        }
         FL_UNROLL for (int v = 0; v < nv; v++) p[v] = V_LOAD(panel + (k * nv + v) * VL);
         FL_UNROLL for (int m = 0; m < mr; m++) {
             const V a_mk = V_SET1(a[m * a_row + k]);
