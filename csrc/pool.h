@@ -22,6 +22,8 @@
 #ifndef FL_POOL_H
 #define FL_POOL_H
 
+#include <stddef.h>
+
 enum { FL_MAX_THREADS = 256 };
 
 typedef void (*fl_work)(void *arg, int share, int n);
@@ -40,6 +42,24 @@ static inline int fl_flag_is_up(const int *flag) {
     return *(const volatile int *)flag;
 #else
     return __atomic_load_n(flag, __ATOMIC_RELAXED);
+#endif
+}
+
+/* The step after which something happens, as threads say to each other: it only comes nearer. */
+static inline ptrdiff_t fl_mark(const ptrdiff_t *mark) {
+#if defined(_MSC_VER)
+    return *(const volatile ptrdiff_t *)mark;
+#else
+    return __atomic_load_n(mark, __ATOMIC_RELAXED);
+#endif
+}
+
+static inline void fl_bring_mark(ptrdiff_t *mark, ptrdiff_t step) {
+    if (fl_mark(mark) <= step) return;
+#if defined(_MSC_VER)
+    *(volatile ptrdiff_t *)mark = step;
+#else
+    __atomic_store_n(mark, step, __ATOMIC_RELAXED);
 #endif
 }
 

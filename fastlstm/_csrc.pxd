@@ -113,3 +113,5 @@ cdef extern from "pool.h":
     int fl_team_barrier(int n) noexcept nogil
     void fl_raise_flag(int *flag) noexcept nogil
     int fl_flag_is_up(const int *flag) noexcept nogil
+    Py_ssize_t fl_mark(const Py_ssize_t *mark) noexcept nogil
+    void fl_bring_mark(Py_ssize_t *mark, Py_ssize_t step) noexcept nogil

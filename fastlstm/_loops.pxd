@@ -9,8 +9,9 @@ from libc.string cimport memcpy, memset
 
 from ._blas_step cimport c_slot, h_slot, project, step_backward, step_forward, sum_gradients
 from ._csrc cimport (
-    FL_PEEPHOLE_F, FL_PEEPHOLE_I, FL_PEEPHOLE_O, fl_flag_is_up, fl_flush_denormals, fl_kernels,
-    fl_lstm, fl_raise_flag, fl_restore_denormals, fl_team_barrier,
+    FL_PEEPHOLE_F, FL_PEEPHOLE_I, FL_PEEPHOLE_O, fl_bring_mark, fl_flag_is_up,
+    fl_flush_denormals, fl_kernels, fl_lstm, fl_mark, fl_raise_flag, fl_restore_denormals,
+    fl_team_barrier,
 )
 from ._variants cimport Variant
 
@@ -164,22 +165,22 @@ cdef inline void look_for_ctrl_c(Job *job, Py_ssize_t s) noexcept nogil:
     fl_restore_denormals(job.denormals)  # handlers are Python
     with gil:
         if PyErr_CheckSignals():
-            job.stop_after = s
+            fl_bring_mark(&job.stop_after, s)
             fl_raise_flag(&job.interrupted)
     fl_flush_denormals()
 
 
 cdef inline bint stops(Job *job, Py_ssize_t s) noexcept nogil:
     """Whether no step after s is done: shares of units end together, behind the barrier."""
-    return s >= job.stop_after if job.by_units else fl_flag_is_up(&job.interrupted)
+    return s >= fl_mark(&job.stop_after) if job.by_units else fl_flag_is_up(&job.interrupted)
 
 
 cdef inline void meet(Job *job, Py_ssize_t s, int *n) noexcept nogil:
     """Wait for the others after step s. What a thread decides then, all act on one step later."""
     if n[0] > 1 and job.by_units:
-        if fl_team_barrier(n[0]) and s + 1 < job.alone_after:
-            job.alone_after = s + 1
-        if s >= job.alone_after:
+        if fl_team_barrier(n[0]):
+            fl_bring_mark(&job.alone_after, s + 1)
+        if s >= fl_mark(&job.alone_after):
             n[0] = 1
 
 
