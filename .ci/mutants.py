@@ -9,6 +9,7 @@ LSTM = "tests/test_lstm.py"
 LAYER = "tests/test_layer.py tests/test_layer_value.py"
 SAME_BITS = "tests/test_determinism.py"
 STREAM = "tests/test_stream.py"
+SEGMENTS = "tests/test_segments.py"
 GATES, STEP, GRADIENTS = "csrc/gates.inc.h", "csrc/step.inc.h", "csrc/gradients.inc.h"
 GEMM, PACK, POOL = "csrc/gemm.inc.h", "csrc/pack.inc.h", "csrc/pool.c"
 LOOPS, ENGINE = "fastlstm/_loops.pxd", "fastlstm/_engine.pyx"
@@ -389,5 +390,36 @@ MUTANTS = {
         "os.replace(temporary, target)",
         "open(target, 'wb').write(open(temporary, 'rb').read()); os.unlink(temporary)",
         "tests/test_atomic_save.py",
+    ),
+    # -- time in pieces, episodes
+    "loops: a cell's gradient passes a reset": (
+        LOOPS,
+        "    memset(<real *>q.dc + r * q.U * q.L + at, 0, n * sizeof(real))\n",
+        "",
+        SEGMENTS,
+    ),
+    "loops: the cell before a reset is lost": (
+        LOOPS,
+        "memcpy(c, <real *>job.c_kept + k * c_row + at, n * sizeof(real))",
+        "memset(c, 0, n * sizeof(real))",
+        SEGMENTS,
+    ),
+    "simd: sums of later steps are lost": (
+        GRADIENTS,
+        "n0 > 0 || q->add ? V_LOAD_PART",
+        "n0 > 0 ? V_LOAD_PART",
+        SEGMENTS,
+    ),
+    "simd: sums run against the loop": (
+        GRADIENTS,
+        "if (q->reverse) return",
+        "if (!q->reverse) return",
+        SEGMENTS,
+    ),
+    "segments: every window has all of dy": (
+        "fastlstm/segments.py",
+        "dy_w[b0 - t0 : b1 - t0] = dy[b0:b1]",
+        "dy_w[:] = dy[t0:t1]",
+        SEGMENTS,
     ),
 }
