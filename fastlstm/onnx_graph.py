@@ -85,7 +85,7 @@ def tensor_array(tensor, what):
     if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
         raise FormatError(
             f"{what} is in another file (external data), which is not read: "
-            f"save the model with its tensors inside"
+            f"save the model with its tensors inside (torch.onnx.export: external_data=False)"
         )
     if tensor.HasField("segment"):
         raise FormatError(f"{what} is a segment of a tensor, which is not supported")

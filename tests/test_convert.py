@@ -318,7 +318,9 @@ def test_what_pytorch_exports_to_onnx(tmp_path, dynamo):
     theirs, x = Model().eval(), torch.randn(3, 6, 3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters' own
-        torch.onnx.export(theirs, (x,), tmp_path / "a.onnx", dynamo=dynamo)
+        torch.onnx.export(
+            theirs, (x,), tmp_path / "a.onnx", dynamo=dynamo, external_data=False
+        )  # fmt: skip
     convert(tmp_path / "a.onnx", tmp_path / "b.safetensors")
     got = fl.load(tmp_path / "b.safetensors").predict(x.numpy())
     np.testing.assert_allclose(got, theirs(x).detach().numpy(), atol=1e-6)
