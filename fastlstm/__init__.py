@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The fastest and most complete LSTM core for CPUs: NumPy in, NumPy out."""
+"""LSTM layers for the CPU, forward and backward: NumPy in, NumPy out."""
 
 from . import _second_order, losses, optim, reference, schedules
 from ._stream import Stream
