@@ -213,6 +213,8 @@ def _fresh(q, t, on):
 def _gates_before(q, gates, t):
     """The gates of the step before t: zeros where t is the first, or the state was reset."""
     last, rows = np.zeros_like(gates[t]), np.ones(q.B, bool)
+    if not q.spec.full_gate_recurrence:
+        return last  # nobody looks at them
     for s in range(q.T - 1, t, -1) if q.reverse else range(t):
         on = rows if q.mask is None else q.mask[s]  # the last before t that counts
         last[_fresh(q, s, rows)] = 0

@@ -52,7 +52,8 @@ def assert_close(a, b, limit, what):
 def check_cell(rng, name, dtype):
     """One direction of one layer, forward and backward."""
     case = draw_case(rng)
-    limit = tolerance(dtype, case, k=20)
+    # Few units can hand on an error larger from step to step, where many average it out.
+    limit = tolerance(dtype, case, k=20 if case.H >= 16 else 400)
     if case.spec.changed:  # clipping has steps, and layer norm of a few units divides by almost 0
         dtype, limit = np.dtype(np.float64), 1e-8
     problem = make_problem(case, dtype, seed=int(rng.integers(2**31)))
