@@ -146,7 +146,7 @@ cdef inline Py_ssize_t steps_between_signals(const fl_lstm *q) noexcept nogil:
     return 1 + 500000000 // (8 * q.B * q.H * (q.P + q.I) + 1)
 
 
-# Rows of dgates in a piece of the weights' gradients: `gradient_block` of step.inc.h, or more.
+# Rows of dgates in a piece of the weights' gradients: `gradient_block` of gradients.inc.h, or more.
 cdef enum: GRADIENT_BLOCK = 512
 
 
