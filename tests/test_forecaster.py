@@ -190,12 +190,22 @@ def test_forecaster_of_changes_knows_levels_beyond_the_past(transform, rng):
 
 @pytest.mark.parametrize("transform", [None, "difference", "log_return"])
 def test_forecaster_of_a_constant_stays_there(transform):
-    """There is no scale in it: what is divided by is 1 then."""
+    """There is no scale in it: what is divided by is 1 then. There is a warning."""
     model = forecaster(
         transform=transform, max_iter=300, n_iter_no_change=300, learning_rate_init=0.03,
         learning_rate="cosine",
     )  # fmt: skip
-    np.testing.assert_allclose(model.fit(np.full(40, 7.0)).predict(), 7, atol=0.02)
+    with pytest.warns(UserWarning, match=r"y is constant, 7 at all 40 steps: its variance is zero"):
+        model.fit(np.full(40, 7.0))
+    np.testing.assert_allclose(model.predict(), 7, atol=0.02)
+
+
+def test_forecaster_warns_of_a_constant_only(rng):
+    """filterwarnings is "error": a constant change is something to learn, as is one other value."""
+    forecaster(transform="difference").fit(np.arange(40.0))
+    forecaster().fit(np.r_[np.zeros(39), 1e-300])
+    with pytest.warns(UserWarning, match="y is constant, 0 at all 20 steps"):  # the first past
+        forecaster().backtest(np.r_[np.zeros(20), rng.normal(size=20)], 2, test_size=10)
 
 
 def test_forecaster_interval_holds_the_median_and_most_values(rng):

@@ -368,6 +368,15 @@ def test_sklearn_divergence_says_where_and_what_to_try(rng):
         regressor(solver="sgd", learning_rate_init=1e200, clip_norm=None, max_iter=9).fit(X, y)
 
 
+def test_sklearn_regressor_learns_a_constant_as_any_other_target(rng):
+    """As scikit-learn's own: no error, and (filterwarnings is "error") no warning."""
+    X, _ = table(rng)
+    y = np.column_stack((np.full(20, 0.5), X[:, 0]))
+    settings = {"max_iter": 200, "learning_rate_init": 0.02, "n_iter_no_change": 200}
+    model = regressor(**settings).fit(X, y)
+    np.testing.assert_allclose(model.predict(X)[:, 0], 0.5, atol=0.05)
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """LSTMForecaster: from a series to its next values."""
 
+import warnings
+
 import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_array, column_or_1d
@@ -124,6 +126,11 @@ validation_fraction, n_iter_no_change, tol, random_state, verbose
             y or exog hold NaN or infinities, are too short, or a parameter is out of range.
         DivergenceError
             The training left the finite numbers.
+
+        Warns
+        -----
+        UserWarning
+            y is constant.
         """
         self._check_parameters()
         y, exog = self._read(y, exog)
@@ -132,6 +139,13 @@ validation_fraction, n_iter_no_change, tol, random_state, verbose
             raise ValueError(
                 f"Found array with {len(y)} sample(s) (shape={y.shape}) while a minimum of {least} "
                 f"is required by LSTMForecaster: a window of {self.window} and {self._ahead} after"
+            )
+        if (y == y[0]).all():
+            warnings.warn(
+                f"y is constant, {y[0]:g} at all {len(y)} steps: its variance is zero, so there is "
+                "nothing to learn, and to forecast that value again has no error",
+                UserWarning,
+                stacklevel=2,
             )
         self._windows = Windows(y, exog, self.window, self._ahead, self.transform)
         x, targets = self._windows.training(y, exog)
