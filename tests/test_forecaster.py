@@ -13,13 +13,14 @@ from sklearn.exceptions import NotFittedError
 
 from fastlstm.backtest import seasonal_naive
 from fastlstm.sklearn import LSTMForecaster, LSTMRegressor
+from fastlstm.sklearn._recursion import PATHS, Recursion
 from fastlstm.sklearn._windows import Windows
 
 VARIANTS = [
     {"strategy": strategy, "transform": transform}
     for strategy in ("direct", "recursive")
     for transform in (None, "difference", "log_return")
-] + [{"interval": 0.8}]
+] + [{"interval": 0.8}, {"strategy": "recursive", "interval": 0.8, "transform": "log_return"}]
 
 
 def identify(parameters):
@@ -221,6 +222,95 @@ def test_forecaster_interval_holds_the_median_and_most_values(rng):
     assert model.predict_interval(1).shape == (1, 2)
 
 
+def recursive(interval=0.8, **parameters):
+    return forecaster(strategy="recursive", interval=interval, **parameters)
+
+
+@pytest.mark.parametrize("transform", [None, "difference", "log_return"])
+def test_forecaster_recursive_interval_is_of_paths_made_one_by_one(transform, series):
+    """Paths by hand: a forecast of one step, an error of the past, and that value noted as true."""
+    y, exog = series
+    model = recursive(transform=transform).fit(y[:50], part(exog, 50))
+    enter = np.log if transform == "log_return" else np.asarray
+    one_step = clone(model).set_params(interval=None).fit(y[:50], part(exog, 50))
+    errors = []
+    for k in range(6, 50):
+        one_step.update(y[k - 6 : k], part(exog, k - 6, k))
+        errors.append(enter(y[k]) - enter(one_step.predict(1, part(exog, k, k + 1))[0]))
+    np.testing.assert_allclose(model._errors, errors, rtol=1e-4, atol=1e-6)
+
+    drawn = np.random.default_rng(model._seed).choice(model._errors, size=(3, PATHS))
+    paths = np.empty((3, PATHS))
+    for path in (0, 1, 2, PATHS - 1):
+        one_step.update(y[44:50], part(exog, 44, 50))
+        for k in range(3):
+            next_ = enter(one_step.predict(1, part(exog, 50 + k, 51 + k))) + drawn[k, path]
+            paths[k, path] = next_[0]
+            value = np.exp(next_) if transform == "log_return" else next_
+            one_step.update(value, part(exog, 50 + k, 51 + k))
+    many = np.repeat(enter(y[44:50])[None], PATHS, axis=0)
+    known = None if exog is None else np.repeat(exog[None, 44:53], PATHS, axis=0)
+    walked = Recursion(model._windows, model.regressor_).walk(many, known, 3, drawn).T
+    few = [0, 1, 2, PATHS - 1]
+    np.testing.assert_allclose(walked[:, few], paths[:, few], rtol=1e-5)
+    ends = np.quantile(walked, [0.1, 0.5, 0.9], axis=1).T
+    ends = np.exp(ends) if transform == "log_return" else ends
+    np.testing.assert_allclose(model.predict(3, part(exog, 50, 53)), ends[:, 1], rtol=1e-6)
+    found = model.predict_interval(3, part(exog, 50, 53))
+    np.testing.assert_allclose(found, ends[:, [0, 2]], rtol=1e-6)
+
+
+def test_forecaster_recursive_interval_takes_errors_of_what_was_held_back(rng):
+    """With early_stopping: those of the last windows, which the network was not trained on."""
+    y = rng.normal(size=57)  # 51 windows, of which ceil(10.2) are held back
+    model = recursive(early_stopping=True, validation_fraction=0.2).fit(y)
+    whole = Recursion(model._windows, model.regressor_).errors(y, None, 51)
+    np.testing.assert_array_equal(model._errors, whole[-11:])
+    assert len(recursive().fit(y)._errors) == 51
+
+
+def test_forecaster_recursive_interval_is_fixed_by_random_state(rng):
+    y = rng.normal(size=60)
+    one, two = (recursive().fit(y).predict_interval(4) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    model = recursive(random_state=None).fit(y)
+    np.testing.assert_array_equal(model.predict_interval(4), model.predict_interval(4))
+    np.testing.assert_array_equal(model.predict_interval(4)[:2], model.predict_interval(2))
+    other = model._seed
+    model._seed = other + 1
+    assert not np.array_equal(model.predict_interval(2), clone(model).fit(y).predict_interval(2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("transform", "phi"), [(None, 0.8), ("difference", 1.0)])
+def test_forecaster_recursive_interval_covers_a_known_process(transform, phi, rng):
+    """v[t] = phi v[t-1] + e, e exponential: the h-step interval is known, and is lopsided."""
+    shocks = rng.exponential(size=4000) - 1
+    v = np.zeros(4000)
+    for t in range(1, 4000):
+        v[t] = phi * v[t - 1] + shocks[t]
+    model = recursive(
+        horizon=6, transform=transform, max_iter=40, learning_rate="cosine", hidden_size=8,
+        learning_rate_init=0.01,
+    ).fit(v[:3000])  # fmt: skip
+    result = model.backtest(v[:3300], 2, test_size=150)
+    inside = (result.interval[..., 0] <= result.truth) & (result.truth <= result.interval[..., 1])
+    assert 0.74 < inside.mean() < 0.86
+    assert np.abs(inside.mean(axis=0) - 0.8).max() < 0.08  # at each step of the horizon
+    # by 200000 futures of the process itself, from where the series ends
+    known, futures = v[3000 - 1], []
+    value = np.full(200_000, known)
+    for _ in range(6):
+        value = phi * value + rng.exponential(size=len(value)) - 1
+        futures.append(np.quantile(value, [0.1, 0.5, 0.9]))
+    futures = np.array(futures)
+    found = np.column_stack((model.predict(), model.predict_interval()))[:, [1, 0, 2]]
+    width = futures[:, 2] - futures[:, 0]
+    assert (np.abs(found - futures) < 0.1 * width[:, None]).all()
+    np.testing.assert_allclose(found[:, 2] - found[:, 0], width, rtol=0.12)
+    assert found[0, 2] - found[0, 1] > 1.5 * (found[0, 1] - found[0, 0])  # lopsided, as the shocks
+
+
 def test_forecaster_uses_what_is_known_ahead(rng):
     """y is noise that exog tells, at the same step: only who looks there can predict it."""
     exog = rng.normal(size=300)
@@ -345,7 +435,7 @@ def test_backtest_leaves_the_forecaster_as_it_is(rng):
         ({"window": 1, "transform": "difference"}, "window must be at least 2, got 1"),
         ({"horizon": 0}, "horizon must be at least 1, got 0"),
         ({"interval": 1.0}, r"interval must be in \(0, 1\), got 1.0"),
-        ({"interval": 0.9, "strategy": "recursive"}, "interval needs strategy='direct'"),
+        ({"interval": 0.0, "strategy": "recursive"}, r"interval must be in \(0, 1\), got 0.0"),
         ({"max_iter": 0}, "max_iter must be a positive integer"),
         ({"window": 38}, r"Found array with 40 sample\(s\) .* while a minimum of 41 is required"),
         ({"transform": "log_return"}, r"log_return' needs positive values, got y\[3\] = -1.0"),

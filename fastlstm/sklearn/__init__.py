@@ -6,7 +6,8 @@
                                      Backtest
 
 The first two are in _estimators.py on _network.py, and read X through _inputs.py; the forecaster
-is in _forecaster.py on _windows.py, and walks forward in _backtest.py.
+is in _forecaster.py on _windows.py, goes on from its own forecasts in _recursion.py, and walks
+forward in _backtest.py.
 """
 
 try:

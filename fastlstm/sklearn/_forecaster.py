@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: MIT
 """LSTMForecaster: from a series to its next values."""
 
+import math
 import warnings
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
-from sklearn.utils import check_array, column_or_1d
+from sklearn.utils import check_array, check_random_state, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
 from .. import checks
 from ._backtest import walk_forward
 from ._estimators import LSTMRegressor
 from ._network import check_choice, store
+from ._recursion import Recursion
 from ._windows import Windows
 
 __all__ = ["LSTMForecaster"]
@@ -37,11 +39,12 @@ class LSTMForecaster(BaseEstimator):
         beyond those of the past are nothing new. "log_return": the same of the logarithm, for
         prices.
     interval : float, in (0, 1), optional
-        0.9: `predict_interval` gives a 90 % interval. The network is then trained by the
-        quantile loss for its two ends and the median, which `predict` gives. For "direct" only:
-        the intervals of single steps say nothing about the sum of their errors.
+        0.9: `predict_interval` gives a 90 % interval, and `predict` the median in it. "direct":
+        the network is trained by the quantile loss for the two ends and the median. "recursive":
+        1000 futures are simulated, with errors drawn from those of its one-step forecasts, on
+        the part that ``early_stopping`` held back, else in training; see the notes.
     loss : {"squared_error", "absolute_error", "huber", "quantile"}
-        Without ``interval``. "quantile" is that of the median.
+        Not for "direct" with an ``interval``. "quantile" is that of the median.
     hidden_size, num_layers, bidirectional, dropout, cell, spec, solver, alpha, batch_size, \
 learning_rate, learning_rate_init, clip_norm, max_iter, shuffle, early_stopping, \
 validation_fraction, n_iter_no_change, tol, random_state, verbose
@@ -58,6 +61,13 @@ validation_fraction, n_iter_no_change, tol, random_state, verbose
     -----
     Nothing is learned from values that a forecast could not have known: the scales are those of
     the series that `fit` gets, and `backtest` fits anew for each fold.
+
+    The simulated futures are "bootstrapped residuals" (Hyndman & Athanasopoulos, Forecasting:
+    Principles and Practice, 3rd ed. 2021, section 5.5): each one-step forecast gets an error of
+    the past, and is then read as the truth. They take errors to be independent and alike at all
+    times. Errors in training are smaller than those to come, the more the network overfits, and
+    the intervals are then too narrow: ``early_stopping`` takes errors on values that were not
+    trained on. None of the intervals, of either strategy, knows how uncertain the weights are.
 
     Examples
     --------
@@ -153,6 +163,11 @@ validation_fraction, n_iter_no_change, tol, random_state, verbose
         self.regressor_._fit(x, targets if self._ahead > 1 else targets[:, 0], None)
         self.loss_curve_ = self.regressor_.loss_curve_
         self.best_loss_ = self.regressor_.best_loss_
+        if self._simulates:
+            held_back = self.validation_fraction if self.early_stopping else 1.0
+            n = math.ceil(len(x) * held_back)
+            self._errors = Recursion(self._windows, self.regressor_).errors(y, exog, n)
+            self._seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         self._remember(y, exog)
         return self
 
@@ -216,6 +231,18 @@ validation_fraction, n_iter_no_change, tol, random_state, verbose
         ------
         ValueError
             The forecaster was made without ``interval``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> noise = np.random.default_rng(0).normal(size=300)
+        >>> model = LSTMForecaster(
+        ...     5, 3, strategy="recursive", transform="difference", interval=0.8,
+        ...     hidden_size=4, random_state=0,
+        ... ).fit(np.cumsum(noise))
+        >>> widths = np.diff(model.predict_interval(h=9), axis=1)[:, 0]
+        >>> bool(widths[8] > 2 * widths[0])  # errors add up: about sqrt(9) times
+        True
         """
         if self.interval is None:
             raise ValueError("predict_interval needs LSTMForecaster(..., interval=0.9) or the like")
@@ -266,13 +293,23 @@ validation_fraction, n_iter_no_change, tol, random_state, verbose
         """How many values the network predicts at once."""
         return self.horizon if self.strategy == "direct" else 1
 
+    @property
+    def _simulates(self):
+        """Whether intervals come from simulated paths."""
+        return self.strategy == "recursive" and self.interval is not None
+
+    @property
+    def _levels(self):
+        """The quantiles that an interval is made of: its ends, and the median."""
+        tail = (1 - self.interval) / 2
+        return tail, 0.5, 1 - tail
+
     def _regressor(self):
         """The LSTMRegressor with the parameters that both have."""
         shared = set(LSTMRegressor().get_params()) & set(self.get_params())
         arguments = {name: getattr(self, name) for name in shared}
-        if self.interval is not None:
-            tail = (1 - self.interval) / 2
-            arguments |= {"loss": "quantile", "quantile": (tail, 0.5, 1 - tail)}
+        if self.interval is not None and not self._simulates:
+            arguments |= {"loss": "quantile", "quantile": self._levels}
         return LSTMRegressor(**arguments, dtype="float32")
 
     def _remember(self, y, exog):
@@ -315,22 +352,25 @@ validation_fraction, n_iter_no_change, tol, random_state, verbose
         -------
         ndarray (m, h), or (m, h, 3) with an ``interval``: lower end, median, upper end
         """
-        rows, W = self._windows.enter(rows.ravel()).reshape(rows.shape), self.window
+        rows = self._windows.enter(rows.ravel()).reshape(rows.shape)
         if self.strategy == "direct":
-            x = self._windows.inputs(rows, None if exog is None else exog[:, : W + self.horizon])
-            p = self.regressor_.predict(x).reshape(len(rows), self.horizon, -1)
-            p.sort(axis=2)  # quantiles may cross
-            unscaled = self._windows.scaling.values
-            path = np.stack([unscaled(rows[:, -1:], q) for q in np.moveaxis(p, 2, 0)], axis=2)
-            path = path[:, :h]
+            path = self._at_once(rows, exog)[:, :h]
         else:
-            path = np.empty((len(rows), h, 1))
-            for k in range(h):
-                x = self._windows.inputs(rows, None if exog is None else exog[:, k : k + W + 1])
-                p = self.regressor_.predict(x).reshape(-1, 1)
-                path[:, k] = self._windows.scaling.values(rows[:, -1:], p)
-                rows = np.concatenate((rows[:, 1:], path[:, k]), axis=1)
-        path = self._windows.leave(path)
+            recursion = Recursion(self._windows, self.regressor_)
+            if self._simulates:
+                path = recursion.quantiles(rows, exog, h, self._levels, self._errors, self._seed)
+            else:
+                path = recursion.walk(rows, exog, h)
+        return self._windows.leave(path)
+
+    def _at_once(self, rows, exog):
+        """The ``horizon`` values after each of the rows, as `_paths` but not yet left."""
+        exog = None if exog is None else exog[:, : self.window + self.horizon]
+        p = self.regressor_.predict(self._windows.inputs(rows, exog))
+        p = p.reshape(len(rows), self.horizon, -1)
+        p.sort(axis=2)  # quantiles may cross
+        unscaled = self._windows.scaling.values
+        path = np.stack([unscaled(rows[:, -1:], q) for q in np.moveaxis(p, 2, 0)], axis=2)
         return path if self.interval is not None else path[..., 0]
 
     # -- checks ----------------------------------------------------------------------------------
@@ -339,15 +379,8 @@ validation_fraction, n_iter_no_change, tol, random_state, verbose
         check_choice("strategy", self.strategy, STRATEGIES)
         checks.integer("window", self.window, 1 if self.transform is None else 2)
         checks.integer("horizon", self.horizon, 1)
-        if self.interval is None:
-            return
-        if not 0 < self.interval < 1:
+        if self.interval is not None and not 0 < self.interval < 1:
             raise ValueError(f"interval must be in (0, 1), got {self.interval!r}")
-        if self.strategy == "recursive":
-            raise ValueError(
-                "interval needs strategy='direct': the errors of single steps add up in a way "
-                "that their intervals do not tell"
-            )
 
     def _read(self, y, exog):
         """y (n,) and exog (n, k) or None, float64, finite."""
