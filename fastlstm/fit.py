@@ -12,12 +12,11 @@ from .checkpoint import Checkpoint
 from .dataset import Dataset
 from .echo import check_readout, fit_readout
 from .heads import LastState
-from .layer import LSTM
 from .losses import get_loss
 from .modules import is_recurrent
+from .norm_penalty import check_penalised
 from .optim import get_optimizer
 from .schedules import get_schedule
-from .sibling_layers import RNN
 from .training import DivergenceError, EarlyStopping, History, Run, mean_loss
 
 __all__ = ["DivergenceError", "EarlyStopping", "History", "evaluate", "fit"]
@@ -88,7 +87,8 @@ def fit(
         biases. The reported losses are those of the data alone.
     norm_penalty : float
         Add ``norm_penalty`` times the penalty of Pascanu et al. (2013) on the norms of errors on
-        their way back through time, see norm_penalty.py. For RNN, and LSTM with the default `Spec`.
+        their way back through time, see norm_penalty.py. For RNN, GRU and LSTM, but not for a
+        `Spec` with layer norm, full gate recurrence or random masks.
     bptt : int, optional
         Truncated back-propagation through time: x is (n, T, I) with long, maybe few series
         (``series[None]`` is one), y and the prediction are (n, T, ...). Each batch is cut into
@@ -133,6 +133,8 @@ def fit(
         frozen; the checkpoint is of another run.
     TypeError
         x or y have another dtype than the model.
+    NotImplementedError
+        ``norm_penalty`` with cells that it does not know.
     DivergenceError
         The loss, the weights or, with ``clip_norm``, the gradient are not finite. It is a
         FloatingPointError; the weights are left as they are then.
@@ -280,8 +282,7 @@ def _check_recurrent(model, data, bptt, norm_penalty):
     if bptt:
         _check_cut(members, layers, data)
     for layer in layers if norm_penalty else ():
-        if not isinstance(layer, RNN) and not (isinstance(layer, LSTM) and not layer.spec.changed):
-            raise ValueError(f"norm_penalty is for RNN and for LSTM with Spec(), got {layer!r}")
+        check_penalised(layer)
 
 
 def _check_cut(members, layers, data):

@@ -11,19 +11,45 @@ row, over layers and directions; over the rows of a batch it is the mean.
 
 As in the paper (equation 10) the derivative with respect to the recurrent weights is the immediate
 one: errors, states and gates are held fixed. With da[t] the error at the gates' arguments, which
-e[t] causes, what arrives at the step before, and the derivative, are
+e[t] causes, what arrives at the step before is v[t] = e[t] ds[t]/ds[t-1], and the derivative,
 
-    e[t] ds[t]/ds[t-1] = ( da[t] W_hh,  f[t] dc[t] )
-    dc[t] = e_c[t] + e_h[t] o[t] (1 - tanh(c[t])**2)
-    dOmega/dW_hh = sum over t of  2 (r[t] - 1) / (|e[t]| |e[t] ds[t]/ds[t-1]|)  da[t]^T (da[t] W_hh)
+    RNN    v = da W_hh
+    GRU    v = e z + (da_r, da_z, r da_n) W_hh                          reset_after
+           v = e z + (da_r, da_z) W_hh[rz] + r (da_n W_hh[n])           without it
+    LSTM   v = ( da W_hh,  f dc + p_i da_i + p_f da_f )
+           dc = e_c + e_h o output'(c) + p_o da_o, 0 where c was clipped
+    dOmega/dv = 2 (r[t] - 1) / (|e[t]| |v[t]|) v[t],  and dOmega/dW_hh is what follows from that
 
-where r[t] is the ratio in Omega; an RNN has no terms of c. h and c may be scaled against each
-other at will; this takes them as they are.
+where r[t] is the ratio in Omega, and p are the peepholes, where there are some. h and c may be
+scaled against each other at will; this takes them as they are.
 """
 
 import numpy as np
 
-__all__ = ["NormPenalty"]
+from .activations import activation
+from .layer import LSTM
+from .sibling_layers import GRU, RNN
+
+__all__ = ["NormPenalty", "check_penalised"]
+
+_UNKNOWN = (  # the fields of a Spec that bring other states, or other ways back to them
+    "layer_norm", "full_gate_recurrence", "zoneout_h", "zoneout_c", "recurrent_dropout",
+    "weight_drop",
+)  # fmt: skip
+
+
+def check_penalised(layer):
+    """Raise NotImplementedError where the penalty does not know the cells of a layer."""
+    if isinstance(layer, (RNN, GRU)):
+        return
+    if not isinstance(layer, LSTM):
+        raise NotImplementedError(f"norm_penalty is for RNN, GRU and LSTM, got {layer!r}")
+    unknown = [name for name in _UNKNOWN if name in layer.spec.changed]
+    if unknown:
+        raise NotImplementedError(
+            f"norm_penalty is for RNN, GRU and LSTM, but not for a spec with "
+            f"{', '.join(_UNKNOWN)}; got {layer!r}"
+        )
 
 
 class NormPenalty:
@@ -44,13 +70,16 @@ class NormPenalty:
         ----------
         name : str
             Stands before the names of the layer's parameters in those of the model.
-        layer : LSTM or RNN
+        layer : LSTM, GRU or RNN
         tape : tape of its `forward`
             Before it is consumed.
         dy : ndarray (B, T, D*(H|P)), or None
-        dstate : pair of ndarray (L*D, B, H|P), (L*D, B, H), for an RNN the first alone, or None
+        dstate : pair of ndarray (L*D, B, H|P), (L*D, B, H), for GRU and RNN the first, or None
         """
-        cells = [[_Cell(cell) for cell in directions] for directions in tape.tapes]
+        kind = (
+            _LSTMCell if isinstance(layer, LSTM) else _GRUCell if isinstance(layer, GRU) else _Cell
+        )
+        cells = [[kind(cell) for cell in directions] for directions in tape.tapes]
         dy = None if dy is None else dy.swapaxes(0, 1)  # fit has samples first
         self._layers.append((name, layer, cells, tape.masks, dy, dstate))
 
@@ -73,14 +102,15 @@ class NormPenalty:
             dx = 0.0
             for d, cell in enumerate(cells[k]):
                 suffix = f"_l{k}" + ("_reverse" if d else "")
-                w_hh, w_proj = (weights.get(w + suffix) for w in ("weight_hh", "weight_hr"))
+                names = "weight_hh", "weight_hr", "weight_peephole"
+                w_hh, *more = (weights.get(w + suffix) for w in names)
                 P = w_hh.shape[1]
                 ends = [None, None]
                 if dstate is not None:
                     states = dstate if isinstance(dstate, tuple) else (dstate, None)
                     ends = layer._by_cell(states)[k * D + d]
                 mine = None if dy is None else dy[:, :, d * P : (d + 1) * P]
-                part, dw = cell.omega(w_hh, w_proj, mine, *ends)
+                part, dw = cell.omega(w_hh, *more, mine, *ends)
                 grads[f"{name}weight_hh{suffix}"] += np.asarray(strength * dw, dw.dtype)
                 omega += part
                 dx = dx + cell.da() @ weights["weight_ih" + suffix]
@@ -89,59 +119,129 @@ class NormPenalty:
 
 
 class _Cell:
-    """One layer in one direction: what the backward pass will overwrite, and the tape."""
+    """One layer of an RNN in one direction, and what is common to all cells.
+
+    What the backward pass will overwrite is copied. ``omega`` puts everything into the order in
+    which the steps are computed.
+    """
 
     def __init__(self, tape):
-        self.tape, gates = tape, tape.gates
-        self.T, self.B, n, _ = gates.shape
-        self.f = self.o = None  # what an RNN has not
-        if n == 4:
-            self.f, self.o = gates[:, :, 1].copy(), gates[:, :, 3].copy()
+        self.tape = tape
+        self.T, self.B = tape.gates.shape[:2]
 
     def da(self):
-        """The error at the gates' arguments (T, B, 4H), (T, B, H), after the backward pass."""
+        """The error at the gates' arguments (T, B, n*H), after the backward pass."""
         return self.tape.dgates.reshape(self.T, self.B, -1)
 
-    def omega(self, w_hh, w_proj, dy, dh_n, dc_n):
+    def omega(self, w_hh, w_proj, w_peephole, dy, dh_n, dc_n):
         """Omega, and its immediate derivative by ``w_hh``."""
         inputs, T, B = self.tape.inputs, self.T, self.B
         n = np.full(B, T) if inputs.lengths is None else np.asarray(inputs.lengths)
         on = np.arange(T)[:, None] < n
-        da = self.da()
-        back_h = da @ w_hh  # (T, B, H|P): what arrives at the step before
-        e_h = np.zeros_like(back_h) if dy is None else np.where(on[..., None], dy, 0)
-        # from here on in the order in which the steps are computed
         order = slice(None, None, -1) if inputs.reverse else slice(None)
-        on, e_h, back_h = on[order], e_h[order], back_h[order]
+        self.w_proj, self.w_peephole = w_proj, w_peephole
+        self.arrange(order)
+        da = self.da()[order]
+        v_h = self.product(da, w_hh)  # (T, B, H|P): grows to what arrives at the step before
+        e_h = np.zeros_like(v_h) if dy is None else np.where(on[..., None], dy, 0)[order]
+        e_c = np.zeros((T, B, self.cells), v_h.dtype)
+        v_c, on = np.zeros_like(e_c), on[order]
         last = np.full(B, T - 1) if inputs.reverse else n - 1  # an empty row is never on
-        e_h[last, np.arange(B)] += 0 if dh_n is None else dh_n
-        e_h[:-1] += back_h[1:]
-        e_c = back_c = np.zeros((T, B, 0))
-        if self.f is not None:
-            e_c, back_c = self._through_c(order, on, last, e_h, w_proj, dc_n)
-        arrives, e = _norm(back_h, back_c)[1:], _norm(e_h, e_c)[1:]
+        for e, end in ((e_h, dh_n), (e_c, dc_n)):
+            e[last, np.arange(B)] += 0 if end is None else end
+        for t in reversed(range(T)):
+            if t + 1 < T:
+                e_h[t] += v_h[t + 1]
+                e_c[t] += v_c[t + 1]
+            carried_h, carried_c = self.carried(t, e_h[t], e_c[t], da[t])
+            v_h[t] += np.where(on[t, :, None], carried_h, 0)
+            v_c[t] = np.where(on[t, :, None], carried_c, 0)
+        arrives, e = _norm(v_h, v_c)[1:], _norm(e_h, e_c)[1:]
         counts = on[1:] & on[:-1] & (e > 0) & (arrives > 0)  # where nothing is, nothing can be said
         e, arrives = np.where(counts, e, 1), np.where(counts, arrives, 1)
         excess = arrives / e - 1
-        factor = np.zeros((T, B))
-        factor[1:] = 2 * excess / (e * arrives) / B
-        scaled = da[order] * factor[..., None].astype(da.dtype)
-        dw = scaled.reshape(T * B, -1).T @ back_h.reshape(T * B, -1)
+        factor = np.zeros((T, B, 1))
+        factor[1:, :, 0] = 2 * excess / (e * arrives) / B
+        dw = self.immediate(da * factor.astype(da.dtype), v_h)
         return float((excess**2).sum() / B), dw
 
-    def _through_c(self, order, on, last, e_h, w_proj, dc_n):
-        """e_c, and what of it arrives at the step before, (T, B, H)."""
+    cells = 0  # how many c there are
+
+    def arrange(self, order):
+        """Put what was copied into the order in which the steps are computed."""
+
+    def product(self, da, w_hh):
+        """What of da arrives at h[t-1] through W_hh, (T, B, H|P)."""
+        return da @ w_hh
+
+    def immediate(self, da, v):
+        """The derivative by W_hh of the sum of `product` * v, with the scaled errors da."""
+        return _summed(da, v)
+
+    def carried(self, t, e_h, e_c, da):
+        """What arrives at h[t-1] and c[t-1] without W_hh: (B, H|P), (B, H)."""
+        return 0, 0
+
+
+class _GRUCell(_Cell):
+    def __init__(self, tape):
+        super().__init__(tape)
+        r, z, _ = np.moveaxis(tape.gates, 2, 0)
+        self.r, self.z = r.copy(), z.copy()
+        self.reset_after = tape.inputs.cell.reset_after
+
+    def arrange(self, order):
+        self.r, self.z = self.r[order], self.z[order]
+
+    def _split(self, da):
+        """Errors that meet W_hh before h does: those at r and z; and those at n."""
+        H = self.r.shape[2]
+        return da[..., : 2 * H], da[..., 2 * H :]
+
+    def product(self, da, w_hh):
+        da_rz, da_n = self._split(da)
+        u_rz, u_n = np.split(w_hh, [da_rz.shape[2]])
+        through_n = (self.r * da_n) @ u_n if self.reset_after else self.r * (da_n @ u_n)
+        return da_rz @ u_rz + through_n
+
+    def immediate(self, da, v):
+        da_rz, da_n = self._split(da)
+        of_n = (self.r * da_n, v) if self.reset_after else (da_n, self.r * v)
+        return np.vstack([_summed(da_rz, v), _summed(*of_n)])
+
+    def carried(self, t, e_h, e_c, da):
+        return self.z[t] * e_h, 0
+
+
+class _LSTMCell(_Cell):
+    def __init__(self, tape):
+        super().__init__(tape)
+        self.f, self.o = tape.gates[:, :, 1].copy(), tape.gates[:, :, 3].copy()
+        self.cells = self.f.shape[2]
+
+    def arrange(self, order):
         after = self.tape.c[:-1] if self.tape.inputs.reverse else self.tape.c[1:]
-        f, o, c = (a[order] for a in (self.f, self.o, after))
-        slope = o * (1 - np.tanh(c) ** 2)
-        e_c, back_c = np.zeros_like(f), np.empty_like(f)
-        e_c[last, np.arange(self.B)] += 0 if dc_n is None else dc_n
-        for t in reversed(range(self.T)):
-            if t + 1 < self.T:
-                e_c[t] += back_c[t + 1]
-            dm = e_h[t] if w_proj is None else e_h[t] @ w_proj
-            back_c[t] = np.where(on[t, :, None], f[t] * (e_c[t] + dm * slope[t]), 0)
-        return e_c, back_c
+        self.f, self.o, self.c = (a[order] for a in (self.f, self.o, after))
+
+    def carried(self, t, e_h, e_c, da):
+        spec, c = self.tape.inputs.spec, self.c[t]
+        output, d_output = activation(spec.output)
+        dm = e_h if self.w_proj is None else e_h @ self.w_proj
+        dc = e_c + d_output(output(c), dm * self.o[t])
+        # a gate without a peephole has its row of w_peephole ignored
+        p = dict.fromkeys("ifo", 0)
+        if self.w_peephole is not None:
+            p |= {q: w for q, w in zip("ifo", self.w_peephole, strict=True) if q in spec.peepholes}
+        da_i, da_f, _, da_o = np.split(da, 4, axis=1)
+        dc = dc + p["o"] * da_o
+        if spec.cell_clip is not None:
+            dc = np.where(np.abs(c) >= spec.cell_clip, 0, dc)
+        return 0, self.f[t] * dc + p["i"] * da_i + p["f"] * da_f
+
+
+def _summed(da, v):
+    """The sum of da^T v over steps and rows."""
+    return da.reshape(-1, da.shape[2]).T @ v.reshape(-1, v.shape[2])
 
 
 def _norm(h, c):

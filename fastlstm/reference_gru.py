@@ -168,4 +168,4 @@ def step_backward(q, x, start, end, gates, kept, dend):
         w_ih=da.T @ x, w_hh=np.vstack([da_rz.T @ h, du_n.T @ left]),
         b_ih=da.sum(axis=0), b_hh=du.sum(axis=0),
     )  # fmt: skip
-    return da @ q.weights["w_ih"], (dh + da_rz @ w_hh[: 2 * H],), grads
+    return da @ q.weights["w_ih"], (dh + da_rz @ w_hh[: 2 * H],), da, grads

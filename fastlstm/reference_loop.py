@@ -10,7 +10,7 @@ For every step t, in turn::
 A cell is two functions::
 
     step(q, x, start) -> end, gates, kept           of n rows; start, end: tuples of states (n, H)
-    step_backward(q, x, start, end, gates, kept, dend) -> dx, dstart, {weight: gradient}
+    step_backward(q, x, start, end, gates, kept, dend) -> dx, dstart, dgates, {weight: gradient}
 """
 
 import numpy as np
@@ -61,7 +61,7 @@ def run_forward(q, step, end, save):
 
 
 def run_backward(tape, step_backward, dy, dend, dstart, dw, keep):
-    """Write ``dstart`` and the gradients of the weights ``dw``; returns dx."""
+    """Write ``dstart`` and the gradients of the weights ``dw``; returns dx. Gates become dgates."""
     q, states = tape.inputs, tape.states
     gates = tape.consume(keep).reshape(q.T, q.B, len(q.cell.gates), q.H)
     dx = np.zeros(q.x.shape, q.x.dtype)
@@ -75,11 +75,12 @@ def run_backward(tape, step_backward, dy, dend, dstart, dw, keep):
         before, after = (t + 1, t) if q.reverse else (t, t + 1)
         if dy is not None:  # y[t] is h[t]
             dstart[0][on | still] += dy[t, on | still]
-        dx[t, on], ds, grads = step_backward(
+        dx[t, on], ds, dgates, grads = step_backward(
             q, q.x[t, on], tuple(s[on] for s in _start(states, before, reset)),
             tuple(s[after, on] for s in states), gates[t, on], tape.kept[t],
             tuple(d[on] for d in dstart),
         )  # fmt: skip
+        gates[t, on] = dgates.reshape(gates[t, on].shape)
         for d, a in zip(dstart, ds, strict=True):
             d[on] = a
             d[reset] = 0

@@ -151,4 +151,4 @@ def step_backward(q, x, start, end, gates, kept, dend):
     _, backward = activation(q.cell.nonlinearity)
     da = np.where(kept["clipped"], 0, backward(gates[:, 0], dend[0]))
     grads = dict(w_ih=da.T @ x, w_hh=da.T @ start[0], b=da.sum(axis=0))
-    return da @ q.weights["w_ih"], (da @ q.weights["w_hh"],), grads
+    return da @ q.weights["w_ih"], (da @ q.weights["w_hh"],), da, grads

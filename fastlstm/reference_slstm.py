@@ -177,4 +177,4 @@ def step_backward(q, x, start, end, gates, kept, dend):
         w_ih=da.T @ x, w_hh=np.einsum("bgnj,bnd->ngjd", by_head, h.reshape(-1, N, D)),
         b=da.sum(axis=0),
     )  # fmt: skip
-    return da @ q.weights["w_ih"], (dh, dc * f, dn * f, dp), grads
+    return da @ q.weights["w_ih"], (dh, dc * f, dn * f, dp), da, grads

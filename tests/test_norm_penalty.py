@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from fastlstm import (
+    GRU,
     LSTM,
     RNN,
+    SLSTM,
     Dense,
     LastState,
     Sequential,
@@ -34,7 +36,7 @@ def layer(lengths=None, **arguments):
 
 
 def looked(lstm, x, dy, dstate, lengths, state):
-    """(Omega, the gradient that it adds) for one LSTM layer alone."""
+    """(Omega, the gradient that it adds) for one layer alone."""
     _, _, tape = lstm.forward(x, state=state, lengths=lengths)
     penalty = NormPenalty()
     penalty.look("", lstm, tape, dy, dstate)
@@ -87,32 +89,134 @@ def expected(weights, x, dy, state, dstate, lengths, w_hh):
     return total / B
 
 
-@pytest.mark.parametrize("isa", list(backend.implementations()))
-@pytest.mark.parametrize("case", ["plain", "ragged", "proj", "nobias"])
-def test_norm_penalty_and_its_immediate_derivative(isa, case, rng, monkeypatch):
-    if isa == "reference":
-        monkeypatch.setenv("FASTLSTM_BACKEND", isa)
-    with backend.using_isa("none" if isa == "reference" else isa):
-        arguments = {"proj": {"proj_size": 2}, "nobias": {"bias": False}}.get(case, {})
-        lstm = layer(**arguments)
-        lengths = np.array([4, 0, T, 1]) if case == "ragged" else np.full(4, T)
-        P = lstm.proj_size or H
-        x, dy = rng.normal(size=(4, T, I)), rng.normal(size=(4, T, P))
-        state = rng.normal(size=(1, 4, P)), rng.normal(size=(1, 4, H))
-        dstate = rng.normal(size=(1, 4, P)), rng.normal(size=(1, 4, H))
-        omega, grads = looked(lstm, x, dy, dstate, lengths if case == "ragged" else None, state)
+VARIANTS = {
+    "peepholes": Spec(peepholes="ifo"),
+    "peephole-o": Spec(peepholes="o"),
+    "coupled": Spec(coupled=True, peepholes="i"),
+    "no-input-gate": Spec(input_gate=False),
+    "no-forget-gate": Spec(forget_gate=False),
+    "no-output-gate": Spec(output_gate=False),
+    "activations": Spec(gate=("hard_sigmoid", 0.2, 0.5), candidate="softsign", output="relu"),
+    "cell-clip": Spec(cell_clip=0.4, peepholes="ifo"),
+    "clip": Spec(clip=0.3, output="identity"),
+}
+CASES = {
+    "plain": {}, "ragged": {}, "proj": {"proj_size": 2}, "nobias": {"bias": False},
+    "peepholes-proj": {"spec": Spec(peepholes="io"), "proj_size": 3},
+    **{name: {"spec": spec} for name, spec in VARIANTS.items()},
+}  # fmt: skip
+
+
+@pytest.fixture(params=list(backend.implementations()))
+def implementation(request, monkeypatch):
+    """Layers run on the reference, and on the engine of each instruction set."""
+    if request.param == "reference":
+        monkeypatch.setenv("FASTLSTM_BACKEND", "reference")
+    with backend.using_isa("none" if request.param == "reference" else request.param):
+        yield request.param
+
+
+def assert_derivative(found, expected, w_hh, d=1e-6):
+    """``found`` is half (the strength) of the derivative of expected(w_hh), by differences."""
+    for index in [(0, 0), (H + 1, 1), (2 * H + 3, 0), (len(w_hh) - 1, 1)]:
+        high, low = (w_hh.copy() for _ in range(2))
+        high[index] += d
+        low[index] -= d
+        slope = (expected(high) - expected(low)) / (2 * d)
+        assert found[index] == pytest.approx(0.5 * slope, rel=1e-6, abs=1e-9)
+    assert np.abs(found).max() > 1e-3
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_norm_penalty_and_its_immediate_derivative(case, implementation, rng):
+    lstm = layer(**CASES[case])
+    lengths = np.array([4, 0, T, 1]) if case == "ragged" else np.full(4, T)
+    P = lstm.proj_size or H
+    x, dy = rng.normal(size=(4, T, I)), rng.normal(size=(4, T, P))
+    state = rng.normal(size=(1, 4, P)), rng.normal(size=(1, 4, H))
+    dstate = rng.normal(size=(1, 4, P)), rng.normal(size=(1, 4, H))
+    omega, grads = looked(lstm, x, dy, dstate, lengths if case == "ragged" else None, state)
     (weights,) = lstm.cell_weights()
+    if "cell-clip" in case:
+        assert 0.1 < (np.abs(lstm.forward(x, state)[2].tapes[0][0].c[1:]) == 0.4).mean() < 0.9
+    weights = {**weights, "spec": lstm.spec}
     arguments = weights, x, dy, state, dstate, lengths
     assert omega == pytest.approx(expected(*arguments, weights["w_hh"]), rel=1e-10)
-    d = 1e-6
-    for index in [(0, 0), (H + 1, 1), (2 * H + 3, 0), (4 * H - 1, 1)]:
-        shifted = [weights["w_hh"].copy() for _ in range(2)]
-        for w, sign in zip(shifted, (1, -1), strict=True):
-            w[index] += sign * d
-        high, low = (expected(*arguments, w) for w in shifted)
-        assert grads["weight_hh_l0"][index] == pytest.approx(0.5 * (high - low) / (2 * d), rel=1e-6)
+    assert_derivative(grads["weight_hh_l0"], lambda w: expected(*arguments, w), weights["w_hh"])
     others = [name for name in grads if name != "weight_hh_l0"]
     assert not any(grads[name].any() for name in others)
+
+
+GRUS = {
+    "plain": {}, "ragged": {}, "nobias": {"bias": False}, "published": {"reset_after": False},
+    "published-ragged": {"reset_after": False}, "clip": {"clip": 0.3},
+    "activations": {"gate": ("hard_sigmoid", 0.2, 0.5), "candidate": "softsign"},
+}  # fmt: skip
+
+
+def gru_omega(gru, x, dy, h0, dh_n, lengths, w_hh):
+    """Omega as a function of the recurrent weights, all else fixed, from single steps."""
+    (weights,) = gru.cell_weights()
+    old = weights["w_hh"]
+    weights |= {b: np.zeros(3 * H) for b in ("b_ih", "b_hh") if weights.get(b) is None}
+    options = {name: getattr(gru, name) for name in ("reset_after", "gate", "candidate", "clip")}
+    total = 0.0
+    for b, n in enumerate(lengths):
+        e, hs = dh_n[b : b + 1], [h0[b : b + 1]]
+        for t in range(n):
+            step = x[b : b + 1, t][None]
+            hs.append(reference.gru_forward(step, **weights, state=hs[-1], **options)[1])
+        for t in reversed(range(1, n)):
+            e = e + dy[b : b + 1, t]
+            step = x[b : b + 1, t][None]
+            _, _, tape = reference.gru_forward(step, **weights, state=hs[t], **options)
+            r = tape.gates[0, :, 0].copy()  # going back overwrites it
+            _, back, grads = reference.gru_backward(tape, None, e)
+            arrives, more = back[0], w_hh - old  # what this much more of the weights would add
+            if gru.reset_after:
+                arrives = arrives + grads["b_hh"] @ more
+            else:
+                rz, n_ = np.split(grads["b_ih"], [2 * H])
+                arrives = arrives + rz @ more[: 2 * H] + r[0] * (n_ @ more[2 * H :])
+            total += (np.linalg.norm(arrives) / np.linalg.norm(e) - 1) ** 2
+            e = back
+    return total / len(x)
+
+
+@pytest.mark.parametrize("case", GRUS)
+def test_norm_penalty_of_a_gru(case, implementation, rng):
+    gru = GRU(I, H, batch_first=True, dtype="float64", seed=2, **GRUS[case])
+    lengths = np.array([4, 0, T, 1]) if "ragged" in case else np.full(4, T)
+    x, dy = rng.normal(size=(4, T, I)), rng.normal(size=(4, T, H))
+    h0, dh_n = rng.normal(size=(2, 1, 4, H))
+    omega, grads = looked(gru, x, dy, dh_n, lengths if "ragged" in case else None, h0)
+    w_hh = gru.parameters()["weight_hh_l0"].copy()
+    arguments = gru, x, dy, h0[0], dh_n[0], lengths
+    assert omega == pytest.approx(gru_omega(*arguments, w_hh), rel=1e-10)
+    assert_derivative(grads["weight_hh_l0"], lambda w: gru_omega(*arguments, w), w_hh)
+    assert not any(grads[name].any() for name in grads if name != "weight_hh_l0")
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("make", [LSTM, GRU, RNN])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_norm_penalty_is_the_same_by_all_implementations(make, bidirectional, dtype, rng):
+    """Two layers, ragged rows; H no multiple of a vector's width."""
+    lengths, D = np.array([0, 7, 3, 9, 9]), 1 + bidirectional
+    x, dy = rng.normal(size=(5, 9, I)), rng.normal(size=(5, 9, D * 19))
+    found = {}
+    for isa in backend.implementations():
+        name = "reference" if isa == "reference" else "engine"
+        stack = make(I, 19, 2, batch_first=True, bidirectional=bidirectional, dtype=dtype, seed=2,
+                     backend=name)  # fmt: skip
+        with backend.using_isa("none" if isa == "reference" else isa):
+            found[isa] = looked(stack, x.astype(dtype), dy.astype(dtype), None, lengths, None)
+    omega, grads = found.pop("reference")
+    rtol = 2000 * float(np.finfo(dtype).eps)  # differences of ratios near 1, squared
+    for theirs, more in found.values():
+        assert theirs == pytest.approx(omega, rel=rtol)
+        scale = np.abs(grads.flat).max()
+        np.testing.assert_allclose(more.flat, grads.flat, rtol=rtol, atol=rtol * scale)
 
 
 def test_norm_penalty_of_the_reverse_direction_is_that_of_reversed_time(rng):
@@ -227,10 +331,17 @@ def test_norm_penalty_refusals(rng):
         fit(head, x, y, epochs=1, norm_penalty=0.1)
     with pytest.raises(ValueError, match="norm_penalty must not be negative, got -1"):
         fit(head, x, y, epochs=1, norm_penalty=-1)
-    gated = model()
-    gated.modules[0].spec = Spec(peepholes="o")
-    with pytest.raises(ValueError, match="norm_penalty is for RNN and for LSTM with Spec"):
-        fit(gated, rng.normal(size=(4, T, I)), y, epochs=1, norm_penalty=0.1)
+    x = rng.normal(size=(4, T, I))
+    specs = [
+        {"layer_norm": True}, {"full_gate_recurrence": True}, {"zoneout_h": 0.1},
+        {"zoneout_c": 0.1}, {"recurrent_dropout": 0.1}, {"weight_drop": 0.1},
+    ]  # fmt: skip
+    others = [layer(spec=Spec(**fields)) for fields in specs]
+    others.append(SLSTM(I, H, batch_first=True, dtype="float64"))
+    for other in others:
+        unknown = Sequential([other, LastState(), Dense(H, 1, dtype="float64")])
+        with pytest.raises(NotImplementedError, match="norm_penalty is for RNN, GRU and LSTM"):
+            fit(unknown, x, y, epochs=1, norm_penalty=0.1)
 
 
 def test_gradients_of_the_gates_are_there_after_the_backward_pass_only(rng):
