@@ -71,7 +71,7 @@ bench: $(VENV)/.extra-bench build ## Time the cases beside the peers that are in
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(PY) -m benchmarks.report $(ARGS)
 
 .PHONY: kernels
-kernels: preflight ## Build and run the C driver csrc/test_kernels.c, without Python
+kernels: preflight ## Build and run the C drivers csrc/test_*.c, without Python
 	$(MAKE) --no-print-directory -C csrc
 
 .PHONY: sanitize

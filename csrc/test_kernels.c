@@ -7,6 +7,7 @@
  * a denser sample of doubles (about 1 min). Returns 0 when every bound and every edge case holds.
  */
 #include "fastlstm.h"
+#include "test_random.h"
 
 #include <float.h>
 #include <math.h>
@@ -146,14 +147,6 @@ static void sweep_float_nans(int function, uint32_t stride) {
 }
 
 /* ---- float64: the exact result in long double (64 bits of fraction or more) ---- */
-
-static uint64_t random_bits(void) { /* splitmix64: the same sample on every machine */
-    static uint64_t state = 2026;
-    uint64_t z = state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
 
 static double double_ulps(double y, long double exact) {
     int exponent;
