@@ -10,6 +10,7 @@ LAYER = "tests/test_layer.py tests/test_layer_value.py"
 SAME_BITS = "tests/test_determinism.py"
 STREAM = "tests/test_stream.py"
 SEGMENTS = "tests/test_segments.py"
+TEAM, STEPS = "csrc/test_pool.c ", "csrc/test_steps.c"
 GATES, STEP, GRADIENTS = "csrc/gates.inc.h", "csrc/step.inc.h", "csrc/gradients.inc.h"
 GEMM, PACK, POOL = "csrc/gemm.inc.h", "csrc/pack.inc.h", "csrc/pool.c"
 LOOPS, ENGINE = "fastlstm/_loops.pxd", "fastlstm/_engine.pyx"
@@ -123,7 +124,7 @@ MUTANTS = {
         GRADIENTS,
         "FN(product_transposed)(I, n, x_rows, slice, n0 == 0 && !q->add",
         "FN(product_transposed)(I, n, x_rows, slice, n0 == begin && !q->add",
-        LSTM,
+        STEPS,
     ),
     "simd: bias in another gate order": (
         PACK,
@@ -154,19 +155,19 @@ MUTANTS = {
         POOL,
         "for (; share < team.n; share =",
         "for (share += share == 1; share < team.n; share =",
-        "DRIVER " + SAME_BITS,
+        TEAM + SAME_BITS,
     ),
     "team: the barrier does not wait": (
         POOL,
         "if (n == 1) return 0;",
         "if (n >= 1) return 0;",
-        "DRIVER " + SAME_BITS,
+        TEAM + SAME_BITS,
     ),
     "team: a fork keeps its dead members": (
         POOL,
         "team.members = 0;",
         "",
-        "DRIVER tests/test_processes.py",
+        TEAM + "tests/test_processes.py",
     ),
     "team: denormals stay flushed": (
         POOL,
