@@ -20,13 +20,15 @@
 #    define TILE_ROWS 6 /* NEON: 24 + 4 + 1 of 32 */
 #endif
 
-#ifndef FL_INLINE
-#    define TILE_VECTORS  4
-#    define GROUP         (TILE_VECTORS * VL) /* columns of a full panel: the gates of VL units */
-#    define FL_INLINE     static inline __attribute__((always_inline))
-#    define FL_UNROLL     _Pragma("GCC unroll 8")
-#    define FL_UNROLL_ALL _Pragma("GCC unroll 16")
-#    define LANE_INT      FL_LANE_INT_(REAL_BITS)
+#ifndef TILE_VECTORS
+#    define TILE_VECTORS 4
+#    define GROUP        (TILE_VECTORS * VL) /* columns of a full panel: the gates of VL units */
+#    ifndef FL_INLINE /* .ci/coverage.py: `static`, to count every function once */
+#        define FL_INLINE static inline __attribute__((always_inline))
+#    endif
+#    define FL_UNROLL           _Pragma("GCC unroll 8")
+#    define FL_UNROLL_ALL       _Pragma("GCC unroll 16")
+#    define LANE_INT            FL_LANE_INT_(REAL_BITS)
 #    define FL_LANE_INT_(bits)  FL_LANE_INT__(bits)
 #    define FL_LANE_INT__(bits) int##bits##_t
 #    define FL_MIN(a, b)        ((a) < (b) ? (a) : (b))
