@@ -9,7 +9,7 @@ A tangent says how a number moves when all arguments move along a direction; tha
     g = tanh(a)          tg = (1 - g^2) ta
 
 `lstm_jvp` applies this to the forward pass, `lstm_hvp` to the backward pass too: each line of
-`_cell_hvp` is the tangent of the line of `reference._cell_backward` beside it. That is the
+`_cell_hvp` is the tangent of the line of `reference_step.cell_backward` beside it. That is the
 product of the Hessian with a direction at the price of about two gradients (Pearlmutter 1994).
 
 They know the default cell, peepholes, coupled gates, a clipped cell and projections.

@@ -141,7 +141,7 @@ class ReferenceStream(LayerStream):
                 spec=self._layer.spec, y=None, **weights,
             )  # fmt: skip
             state[0][...], state[1][...], self._gates[k], *_ = reference.step(
-                q, x_t, *state, self._gates[k], reference._masks_at(q, 0, slice(None))
+                q, x_t, *state, self._gates[k], reference.masks_at(q, 0, slice(None))
             )
             x_t = state[0].copy()
         return x_t

@@ -15,7 +15,7 @@ import pytest
 from cases import Case, expected, make_problem, run
 from comparison import assert_identical, assert_matches
 
-from fastlstm import Spec, reference
+from fastlstm import Spec, reference, reference_step
 
 CASE = Case(B=4, lengths=(2, 7, 0, 5))
 REVERSE = replace(CASE, reverse=True)
@@ -38,7 +38,7 @@ FAULTS = {
     "forward: gates f o swapped": ("a_i, a_f, a_g, a_o = ", "a_i, a_o, a_g, a_f = ", CASE, "y"),
     "forward: bias dropped": ("(0 if q.b is None else q.b)", "0", CASE, "y"),
     "forward: recurrence dropped": (
-        "(h_prev * masks.get(\"h\", 1)) @ _w_hh(q).T", "0 * (x @ q.w_ih.T)", CASE, "y",
+        "(h_prev * masks.get(\"h\", 1)) @ w_hh_of(q).T", "0 * (x @ q.w_ih.T)", CASE, "y",
     ),
     "forward: tanh(c) missing": ("m = o * output(", "m = o * (", CASE, "y"),
     "forward: t=0 skipped": (
@@ -203,7 +203,7 @@ FAULTS = {
         "grads[\"w_hh\"] *= q.masks.get(\"weight_drop\", 1)", "pass", DROPPED, "dw_hh",
     ),
     "variant: dh of the weights that were not dropped": (
-        "masks, w_hh = _masks_at(q, t, on), _w_hh(q)", "masks, w_hh = _masks_at(q, t, on), q.w_hh",
+        "masks, w_hh = masks_at(q, t, on), w_hh_of(q)", "masks, w_hh = masks_at(q, t, on), q.w_hh",
         DROPPED, "dx",
     ),
     "variant: masks of the first step in all": (
@@ -213,16 +213,19 @@ FAULTS = {
         "@ q.w_fgr.T)", "@ q.w_fgr)", RECURRENT, "y",
     ),
 }  # fmt: skip
-SOURCE = Path(reference.__file__).read_text(encoding="utf-8")
+# The loops, then the single step: one namespace, in which the later stands
+SOURCES = [Path(m.__file__).read_text(encoding="utf-8") for m in (reference, reference_step)]
 
 
 @cache
 def wrong_kernel(old, new):
     """The reference with ``new`` for ``old``."""
-    assert SOURCE.count(old) == 1, f"the reference has {SOURCE.count(old)} times {old!r}"
+    n = sum(source.count(old) for source in SOURCES)
+    assert n == 1, f"the reference has {n} times {old!r}"
     module = ModuleType("fastlstm.wrong")
     module.__package__ = "fastlstm"
-    exec(compile(SOURCE.replace(old, new), "wrong_kernel", "exec"), vars(module))
+    for source in SOURCES:
+        exec(compile(source.replace(old, new), "wrong_kernel", "exec"), vars(module))
     return module
 
 
