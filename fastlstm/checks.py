@@ -2,17 +2,22 @@
 """Every rule about shapes and dtypes, and every text of an error about them.
 
 All of it runs before any work. A message says the name, what was expected (in symbols and
-in numbers) and what came.
+in numbers) and what came. The rules for numbers are in number_checks.py, those for tangents in
+tangent_checks.py.
 """
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from .number_checks import checkpoint, generator, integer, probability, sizes, truncation
 from .spec import Spec
 from .tape import Tape
 
-__all__ = ["Inputs", "array", "forward_inputs", "gradient", "lengths_array", "shape", "state_pair"]
+__all__ = [
+    "Inputs", "Sized", "array", "checkpoint", "forward_inputs", "generator", "gradient", "integer",
+    "lengths_array", "probability", "shape", "sizes", "state_pair", "truncation",
+]  # fmt: skip
 
 _DTYPES = (np.dtype("float32"), np.dtype("float64"))
 
@@ -192,8 +197,29 @@ def _overlap(a, b):
         return True
 
 
+class Sized:
+    """Arguments with an ``x`` (T, B, I), of which the sizes are read off."""
+
+    __slots__ = ()
+
+    @property
+    def T(self):
+        """Steps."""
+        return self.x.shape[0]
+
+    @property
+    def B(self):
+        """Rows of the batch."""
+        return self.x.shape[1]
+
+    @property
+    def I(self):  # noqa: E743  the field's letter for the input size
+        """Input size."""
+        return self.x.shape[2]
+
+
 @dataclass(slots=True)
-class Inputs:
+class Inputs(Sized):
     """The checked arguments of `lstm_forward`; T, B, I, H, P are read off their shapes."""
 
     x: np.ndarray  # (T, B, I)
@@ -215,21 +241,6 @@ class Inputs:
     masks: dict = field(default_factory=dict)  # of `masks.cell_masks`
     mask: np.ndarray | None = None  # (T, B) of bool: False where a row stands still
     reset: np.ndarray | None = None  # (T, B) of bool
-
-    @property
-    def T(self):
-        """Steps."""
-        return self.x.shape[0]
-
-    @property
-    def B(self):
-        """Rows of the batch."""
-        return self.x.shape[1]
-
-    @property
-    def I(self):  # noqa: E743  the field's letter for the input size
-        """Input size."""
-        return self.x.shape[2]
 
     @property
     def H(self):
@@ -295,72 +306,6 @@ def _variants(spec, given, H, x):
     return weights
 
 
-def integer(name, value, least):
-    """``value`` as an int that is at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return int(value)
-
-
-def sizes(name, value, n):
-    """``value``, an int of at least 1 or a sequence of n of them, as a tuple of n.
-
-    n None: as many as the sequence has, 1 for an int.
-    """
-    if n is not None:
-        n = integer("num_layers", n, 1)
-    if not isinstance(value, (list, tuple)):
-        return (integer(name, value, 1),) * (1 if n is None else n)
-    if not value:
-        raise ValueError(f"{name} must have a size for each layer, got {value!r}")
-    if n not in (None, len(value)):
-        raise ValueError(f"{name} has {len(value)} sizes, but num_layers is {n}: {value!r}")
-    return tuple(integer(f"{name}[{k}]", size, 1) for k, size in enumerate(value))
-
-
-def probability(name, value):
-    """``value`` as a float in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)):
-        raise TypeError(f"{name} must be a float in [0, 1], got {value!r}")
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be in [0, 1], got {value}")
-    return float(value)
-
-
-def checkpoint(value, spec):
-    """The steps between two checkpoints: 0 for True, about sqrt(T); None for False."""
-    if isinstance(value, (bool, np.bool_)):
-        steps = 0 if value else None
-    else:
-        steps = integer("checkpoint", value, 1)
-    if steps is not None:
-        _no_gates_carried("checkpoint", spec)
-    return steps
-
-
-def truncation(k1, k2, spec, step_norms=False):
-    """k1 and k2 of truncated BPTT, k2 = k1 where it is None; (None, None) without."""
-    if k1 is None:
-        if k2 is not None:
-            raise ValueError(f"k2 needs k1, the steps after which it goes back, got k2 = {k2!r}")
-        return None, None
-    k1 = integer("k1", k1, 1)
-    _no_gates_carried("k1", spec)
-    if step_norms:
-        raise ValueError("step_norms is of one pass over the tape: it cannot go with k1")
-    return k1, k1 if k2 is None else integer("k2", k2, k1)
-
-
-def _no_gates_carried(name, spec):
-    if spec is not None and spec.full_gate_recurrence:
-        raise ValueError(
-            f"{name} cuts time between states (h, c), but with full_gate_recurrence=True the gates "
-            "of a step are part of the state"
-        )
-
-
 def float_dtype(name, value):
     """``value`` as the dtype float32 or float64."""
     try:
@@ -412,13 +357,6 @@ def forward_inputs(x, w_ih, w_hh, b, state, variants, w_proj, lengths, reverse, 
     named = dict(x=x, w_ih=w_ih, w_hh=w_hh, b=b, h0=h0, c0=c0, w_proj=w_proj, **variants)
     y = output_array(out, (T, B, P), f"T, B, {projected}", named)
     return Inputs(x, w_ih, w_hh, b, h0, c0, w_proj, lengths, bool(reverse), spec, y, **variants)
-
-
-def generator(rng):
-    """``rng``, a numpy.random.Generator or None; masks that one drew before (a dict) pass."""
-    if rng is not None and not isinstance(rng, (np.random.Generator, dict)):
-        raise TypeError(f"rng must be a numpy.random.Generator or None, got {type(rng).__name__}")
-    return rng
 
 
 def gradient(name, value, symbols, expected, like):

@@ -97,7 +97,7 @@ class SLSTMCell:
 
 
 @dataclass(slots=True)
-class Inputs:
+class Inputs(checks.Sized):
     """The checked arguments of a forward pass; T, B, I, H are read off their shapes."""
 
     cell: object
@@ -109,21 +109,6 @@ class Inputs:
     reset: np.ndarray | None  # (T, B) bool; True: the state is set to zeros before the step
     reverse: bool
     y: np.ndarray  # (T, B, H), to be written
-
-    @property
-    def T(self):
-        """Steps."""
-        return self.x.shape[0]
-
-    @property
-    def B(self):
-        """Rows of the batch."""
-        return self.x.shape[1]
-
-    @property
-    def I(self):  # noqa: E743  the field's letter for the input size
-        """Input size."""
-        return self.x.shape[2]
 
     @property
     def H(self):
