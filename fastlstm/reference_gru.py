@@ -17,9 +17,9 @@ they see. reset_after is what ONNX calls linear_before_reset. Cho et al. (2014).
 import numpy as np
 
 from .activations import activation
-from .reference_loop import run_backward, run_forward
+from .reference_loop import backward, forward
 from .reference_rnn import bias, clipped
-from .siblings import GRUCell, backward_inputs, forward_inputs
+from .siblings import GRUCell, forward_inputs
 
 __all__ = ["gru_backward", "gru_forward"]
 
@@ -82,9 +82,8 @@ def gru_forward(
     weights = dict(w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
     q = forward_inputs(GRUCell(reset_after, gate, candidate, clip), x, weights, state, lengths,
                        mask, reset, reverse, out)  # fmt: skip
-    end = (np.empty((q.B, q.H), q.x.dtype),)
-    tape = run_forward(q, step, end, save)
-    return q.y, *end, tape
+    y, (h_n,), tape = forward(q, step, save)
+    return y, h_n, tape
 
 
 def gru_backward(tape, dy=None, dstate=None, *, keep=False):
@@ -118,9 +117,8 @@ def gru_backward(tape, dy=None, dstate=None, *, keep=False):
     >>> dx.shape, dh0.shape, sorted(grads)
     ((5, 2, 3), (2, 4), ['w_hh', 'w_ih'])
     """
-    dy, dend, dstart, dw = backward_inputs(tape, dy, dstate, "gru")
-    dx = run_backward(tape, step_backward, dy, dend, dstart, dw, keep)
-    return dx, *dstart, dw
+    dx, (dh0,), grads = backward("gru", step_backward, tape, dy, dstate, keep)
+    return dx, dh0, grads
 
 
 def step(q, x, start):

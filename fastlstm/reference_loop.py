@@ -15,9 +15,23 @@ A cell is two functions::
 
 import numpy as np
 
-from .siblings import SiblingTape
+from .siblings import SiblingTape, backward_inputs
 
-__all__ = ["run_backward", "run_forward"]
+__all__ = ["backward", "forward", "run_backward", "run_forward"]
+
+
+def forward(q, step, save):
+    """What `gru_forward` and its like return, of checked arguments: y, the final states, tape."""
+    end = tuple(np.empty((q.B, q.H), q.x.dtype) for _ in q.start)
+    tape = run_forward(q, step, end, save)
+    return q.y, end, tape
+
+
+def backward(name, step_backward, tape, dy, dstate, keep):
+    """What `gru_backward` and its like return: dx, those of the initial states, the weights'."""
+    dy, dend, dstart, dw = backward_inputs(tape, dy, dstate, name)
+    dx = run_backward(tape, step_backward, dy, dend, dstart, dw, keep)
+    return dx, dstart, dw
 
 
 def _rows(q, t):

@@ -12,8 +12,8 @@ Elman (1990).
 import numpy as np
 
 from .activations import activation
-from .reference_loop import run_backward, run_forward
-from .siblings import RNNCell, backward_inputs, forward_inputs
+from .reference_loop import backward, forward
+from .siblings import RNNCell, forward_inputs
 
 __all__ = ["rnn_backward", "rnn_forward"]
 
@@ -80,9 +80,8 @@ def rnn_forward(
     """
     q = forward_inputs(RNNCell(nonlinearity, clip), x, dict(w_ih=w_ih, w_hh=w_hh, b=b), state,
                        lengths, mask, reset, reverse, out)  # fmt: skip
-    end = (np.empty((q.B, q.H), q.x.dtype),)
-    tape = run_forward(q, step, end, save)
-    return q.y, *end, tape
+    y, (h_n,), tape = forward(q, step, save)
+    return y, h_n, tape
 
 
 def rnn_backward(tape, dy=None, dstate=None, *, keep=False):
@@ -120,9 +119,8 @@ def rnn_backward(tape, dy=None, dstate=None, *, keep=False):
     >>> dx.shape, dh0.shape, sorted(grads)
     ((5, 2, 3), (2, 4), ['w_hh', 'w_ih'])
     """
-    dy, dend, dstart, dw = backward_inputs(tape, dy, dstate, "rnn")
-    dx = run_backward(tape, step_backward, dy, dend, dstart, dw, keep)
-    return dx, *dstart, dw
+    dx, (dh0,), grads = backward("rnn", step_backward, tape, dy, dstate, keep)
+    return dx, dh0, grads
 
 
 def clipped(a, limit):
@@ -139,16 +137,16 @@ def bias(q, name):
 
 def step(q, x, start):
     """One step of n rows (`reference_loop`)."""
-    forward, _ = activation(q.cell.nonlinearity)
+    nonlinearity, _ = activation(q.cell.nonlinearity)
     a = x @ q.weights["w_ih"].T + start[0] @ q.weights["w_hh"].T + bias(q, "b")
     a, beyond = clipped(a, q.cell.clip)
-    h = forward(a)
+    h = nonlinearity(a)
     return (h,), h[:, None], {"clipped": beyond}
 
 
 def step_backward(q, x, start, end, gates, kept, dend):
     """The gradients of `step`."""
-    _, backward = activation(q.cell.nonlinearity)
-    da = np.where(kept["clipped"], 0, backward(gates[:, 0], dend[0]))
+    _, d_nonlinearity = activation(q.cell.nonlinearity)
+    da = np.where(kept["clipped"], 0, d_nonlinearity(gates[:, 0], dend[0]))
     grads = dict(w_ih=da.T @ x, w_hh=da.T @ start[0], b=da.sum(axis=0))
     return da @ q.weights["w_ih"], (da @ q.weights["w_hh"],), da, grads

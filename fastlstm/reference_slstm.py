@@ -24,9 +24,9 @@ Beck et al. (2024), arXiv:2405.04517.
 import numpy as np
 
 from .activations import sigmoid
-from .reference_loop import run_backward, run_forward
+from .reference_loop import backward, forward
 from .reference_rnn import bias
-from .siblings import SLSTMCell, backward_inputs, forward_inputs
+from .siblings import SLSTMCell, forward_inputs
 
 __all__ = ["slstm_backward", "slstm_forward"]
 
@@ -85,9 +85,7 @@ def slstm_forward(
     weights = dict(w_ih=w_ih, w_hh=w_hh, b=b)
     q = forward_inputs(SLSTMCell(max(heads, 1), floor), x, weights, state, lengths, mask, reset,
                        reverse, out)  # fmt: skip
-    end = tuple(np.empty((q.B, q.H), q.x.dtype) for _ in q.start)
-    tape = run_forward(q, step, end, save)
-    return q.y, end, tape
+    return forward(q, step, save)
 
 
 def slstm_backward(tape, dy=None, dstate=None, *, keep=False):
@@ -126,9 +124,7 @@ def slstm_backward(tape, dy=None, dstate=None, *, keep=False):
     >>> dx.shape, dm0.shape, grads["w_hh"].shape
     ((5, 2, 3), (2, 4), (2, 4, 2, 2))
     """
-    dy, dend, dstart, dw = backward_inputs(tape, dy, dstate, "slstm")
-    dx = run_backward(tape, step_backward, dy, dend, dstart, dw, keep)
-    return dx, dstart, dw
+    return backward("slstm", step_backward, tape, dy, dstate, keep)
 
 
 def step(q, x, start):
