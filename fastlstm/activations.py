@@ -17,6 +17,14 @@ __all__ = ["ACTIVATIONS", "activation", "sigmoid"]
 def sigmoid(x):
     """The logistic function 1 / (1 + exp(-x)), without overflow.
 
+    Parameters
+    ----------
+    x : ndarray of float32 or float64
+
+    Returns
+    -------
+    ndarray, shape and dtype of x
+
     Examples
     --------
     >>> sigmoid(np.array([-1000.0, 0.0, 1000.0]))
@@ -90,6 +98,18 @@ ACTIVATIONS = {
 
 def activation(value):
     """The pair forward(x), backward(y, dy) of an activation as `Spec` writes it.
+
+    Parameters
+    ----------
+    value : str or tuple
+        A name, or a name and its parameters: ("hard_sigmoid", alpha, beta).
+
+    Returns
+    -------
+    forward : callable
+        x -> y, elementwise.
+    backward : callable
+        y, dy -> dx.
 
     Examples
     --------

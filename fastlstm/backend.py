@@ -129,14 +129,20 @@ class SiblingDirection:
 def set_num_threads(n):
     """Let the engine use at most n threads.
 
-    The default is FASTLSTM_NUM_THREADS from the environment, else the processors that this
-    process may use (its affinity and the quota of its control group). BLAS has threads of its
-    own.
+    Parameters
+    ----------
+    n : int, >= 1
 
     Raises
     ------
     TypeError, ValueError
         n is not an int of at least 1.
+
+    Notes
+    -----
+    The default is FASTLSTM_NUM_THREADS from the environment, else the processors that this
+    process may use (its affinity and the quota of its control group). BLAS has threads of its
+    own.
 
     Examples
     --------
@@ -150,7 +156,17 @@ def set_num_threads(n):
 
 
 def get_num_threads():
-    """How many threads the engine uses at most."""
+    """How many threads the engine uses at most.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> get_num_threads() >= 1
+    True
+    """
     return _engine.get_threads()
 
 
@@ -218,7 +234,11 @@ def _on(isa, function):
 
 
 def info():
-    """What a bug report should say: versions, processor and choices, as a dict of str.
+    """What a bug report should say: versions, processor and choices.
+
+    Returns
+    -------
+    dict of str to str
 
     Examples
     --------

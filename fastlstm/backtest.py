@@ -34,6 +34,12 @@ class Backtest:
         "LSTM".
     interval : ndarray (N, H, 2), or None
         The two ends of the LSTM's interval.
+
+    Examples
+    --------
+    >>> origins, fold, truth = np.arange(4, 6), np.zeros(2, int), np.ones((2, 1))
+    >>> Backtest(origins, fold, truth, {"LSTM": 3 * truth}, None).errors
+    {'LSTM': (2.0, 2.0)}
     """
 
     origins: np.ndarray

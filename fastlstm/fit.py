@@ -210,6 +210,10 @@ def evaluate(model, x, y, *, loss="squared_error", batch_size=256, lengths=None)
 
     Parameters and exceptions are those of `fit`.
 
+    Returns
+    -------
+    float
+
     Examples
     --------
     >>> import numpy as np

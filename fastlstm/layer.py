@@ -155,7 +155,21 @@ class LSTM(Recurrent):
         return backends.direction(self.spec, frozen, self.backend)
 
     def stream(self, batch_size=1):
-        """A `Stream` that runs this layer step by step with the weights it has now."""
+        """A `Stream` that runs this layer step by step with the weights it has now.
+
+        Parameters
+        ----------
+        batch_size : int, >= 1
+
+        Returns
+        -------
+        Stream, or on the reference ReferenceStream
+
+        Raises
+        ------
+        TypeError, ValueError
+            ``batch_size`` is not an int of at least 1; or the layer reads backwards.
+        """
         on_engine = backends.select(self.backend) is not reference
         return (Stream if on_engine else ReferenceStream)(self, batch_size)
 

@@ -263,6 +263,10 @@ def get_loss(loss):
     loss : str or callable
         A callable takes (prediction, target, sample_weight) and returns (value, dprediction).
 
+    Returns
+    -------
+    callable
+
     Raises
     ------
     ValueError

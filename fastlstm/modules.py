@@ -202,7 +202,10 @@ class Sequential(Module):
         return self._infer(self._pairs(), x, lengths, state)
 
     def features(self, x, lengths=None, state=None):
-        """Return what the last member is given; else as a call."""
+        """Return what the last member is given, as for an echo state's readout.
+
+        Parameters and exceptions are those of `forward`.
+        """
         return self._infer(self._pairs()[:-1], x, lengths, state)
 
     def _infer(self, pairs, x, lengths, state):

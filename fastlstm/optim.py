@@ -42,6 +42,27 @@ class Optimizer:
         The learning rate of the next step; may be set between steps (schedules do).
     steps : int
         How many steps were taken.
+
+    Parameters
+    ----------
+    lr : float, >= 0
+    weight_decay : float, >= 0
+
+    Raises
+    ------
+    ValueError
+        A number is negative or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> class SignDescent(Optimizer):
+    ...     def _update(self, flat, grad_flat):
+    ...         flat -= self.lr * np.sign(grad_flat)
+    >>> optimizer, flat = SignDescent(0.5, 0.0), np.ones(2)
+    >>> optimizer.step(flat, np.array([3.0, -0.1]))
+    >>> flat
+    array([0.5, 1.5])
     """
 
     state_names = ()
@@ -106,6 +127,11 @@ class Optimizer:
 
     def load_state_dict(self, state):
         """Take over the result of `state_dict`.
+
+        Parameters
+        ----------
+        state : dict
+            Of an optimiser of this kind.
 
         Raises
         ------
@@ -232,6 +258,14 @@ OPTIMIZERS = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 
 def get_optimizer(optimizer):
     """Return a new optimiser for a name in `OPTIMIZERS`, or the `Optimizer` itself.
+
+    Parameters
+    ----------
+    optimizer : str or Optimizer
+
+    Returns
+    -------
+    Optimizer
 
     Raises
     ------

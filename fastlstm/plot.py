@@ -231,6 +231,16 @@ def save_picture(
         The file cannot be written.
     MissingExtra
         matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_picture(
+    ...         folder + "/a.svg", [1.0, 2.0], [1.5, 1.5], {"loss": [0.5, 0.25]}, title="Two days"
+    ...     )
+    ...     os.listdir(folder)
+    ['a.svg']
     """
     require_matplotlib("a picture")
     from matplotlib.figure import Figure  # not pyplot: no window, no global state

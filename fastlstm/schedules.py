@@ -13,21 +13,48 @@ __all__ = ["SCHEDULES", "Constant", "Cosine", "Plateau", "Schedule", "Step", "ge
 
 
 class Schedule:
-    """A schedule without state; a subclass defines `rate`."""
+    """A schedule without state; a subclass defines `rate`.
+
+    Examples
+    --------
+    >>> class Inverse(Schedule):
+    ...     def rate(self, epoch, base):
+    ...         return base / (1 + epoch)
+    >>> Inverse().rate(3, 0.1)
+    0.025
+    """
 
     def rate(self, epoch, base):
-        """Return the learning rate of ``epoch``."""
+        """Return the learning rate of an epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            Counted from 0.
+        base : float
+            The rate that the optimiser was made with.
+
+        Returns
+        -------
+        float
+        """
         raise NotImplementedError(f"{type(self).__name__} must define rate(epoch, base)")
 
     def observe(self, loss):
-        """Take note of the loss of the epoch that has ended."""
+        """Take note of the loss of the epoch that has ended.
+
+        Parameters
+        ----------
+        loss : float
+            On the validation data where there is any, else in training.
+        """
 
     def state_dict(self):
-        """Return what `observe` has gathered, as JSON-able numbers."""
+        """Return what `observe` has gathered, as a dict of JSON-able numbers."""
         return {}
 
     def load_state_dict(self, state):
-        """Take over the result of `state_dict`."""
+        """Take over the result of `state_dict`, a dict."""
 
 
 class Constant(Schedule):
@@ -180,6 +207,10 @@ def get_schedule(schedule, epochs):
     schedule : str, Schedule or None
         None is "constant"; "cosine" falls to 0 over ``epochs``; "plateau" is ``Plateau()``.
     epochs : int
+
+    Returns
+    -------
+    Schedule
 
     Raises
     ------

@@ -179,6 +179,7 @@ class Fault:
         self.path = os.fsdecode(path)
 
     def __call__(self, text):
+        """A `FormatError` that names the file."""
         return FormatError(f"{self.path}: {text}")
 
 

@@ -92,6 +92,11 @@ class History(dict):
         The epoch, counted from 0, of the smallest val_loss (or loss); None without epochs.
     stopped : str
         Why training ended: "epochs", "early_stopping" or "callback".
+
+    Examples
+    --------
+    >>> History(loss=[0.5, 0.25])["loss"][-1]
+    0.25
     """
 
     def __init__(self, *args, **kwargs):

@@ -298,6 +298,11 @@ class LSTMClassifier(ClassifierMixin, Network):
         -------
         LSTMClassifier
             The estimator itself.
+
+        Raises
+        ------
+        ValueError
+            As for `LSTMRegressor.fit`; or y has one class only.
         """
         self._known_classes = None
         return self._warn(self._fit(X, y, sample_weight))
@@ -311,12 +316,40 @@ class LSTMClassifier(ClassifierMixin, Network):
             As for `fit`.
         classes : array_like (C,), optional
             All labels that will ever come; needed in the first call, where not all are in y.
+
+        Returns
+        -------
+        LSTMClassifier
+            The estimator itself.
+
+        Raises
+        ------
+        ValueError
+            As for `fit`; y has labels that are not in ``classes``, or these have changed.
         """
         self._known_classes = None if classes is None else np.unique(classes)
         return self._partial_fit(X, y, sample_weight)
 
     def predict(self, X):
-        """The most probable labels, (n,)."""
+        """The most probable labels.
+
+        Parameters
+        ----------
+        X : array_like or list of ndarray
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray (n,)
+            Of the labels in ``classes_``.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            X does not fit what was trained on.
+        """
         logits = self._outputs(X)
         return self.classes_[logits.argmax(axis=1)]
 
@@ -332,6 +365,11 @@ class LSTMClassifier(ClassifierMixin, Network):
         -------
         ndarray (n, C), float64
             Every row sums to 1; columns in the order of ``classes_``.
+
+        Raises
+        ------
+        NotFittedError, ValueError
+            As for `predict`.
         """
         return softmax(self._outputs(X).astype(np.float64, copy=False))
 
