@@ -43,6 +43,16 @@ cdef inline Py_ssize_t patience_of(const Sibling *q) noexcept nogil:
     return 1 + 500000000 // (2 * q.G * (q.I + q.H) + 1)
 
 
+cdef inline bint to_stop(Sibling *q, Py_ssize_t *done, Py_ssize_t patience) noexcept nogil:
+    """After a step: whether Ctrl-C ends the loop, which has seen ``done`` rows since it looked."""
+    done[0] += q.B
+    if done[0] < patience:
+        return False
+    done[0] = 0
+    look_for_ctrl_c(q)
+    return q.interrupted
+
+
 cdef inline void enter(
     const real *tag, const Sibling *q, Py_ssize_t t, Py_ssize_t r0, Py_ssize_t r1
 ) noexcept nogil:
@@ -132,12 +142,8 @@ cdef inline void forward_loop(const real *tag, Sibling *q) noexcept nogil:
         leave(tag, q, t + 1 - q.reverse, rows_next, rows)
         enter(tag, q, t + 1 - q.reverse, rows, rows_next)
         rows = rows_next
-        done += q.B
-        if done >= patience:
-            done = 0
-            look_for_ctrl_c(q)
-            if q.interrupted:
-                return
+        if to_stop(q, &done, patience):
+            return
 
 
 cdef inline void backward_loop(const real *tag, Sibling *q) noexcept nogil:
@@ -168,12 +174,8 @@ cdef inline void backward_loop(const real *tag, Sibling *q) noexcept nogil:
                 if q.reset[t * q.B + r]:
                     for k in range(q.S):
                         memset(<real *>q.d[k] + r * H, 0, H * sizeof(real))
-        done += q.B
-        if done >= patience:
-            done = 0
-            look_for_ctrl_c(q)
-            if q.interrupted:
-                return
+        if to_stop(q, &done, patience):
+            return
 
 
 cdef inline void gradients(const real *tag, Sibling *q) noexcept nogil:
