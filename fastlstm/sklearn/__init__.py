@@ -5,7 +5,7 @@
     LSTMForecaster                   a series in, its next values out; its backtest returns a
                                      Backtest
 
-The first two are in _estimators.py on _network.py, and read X through _inputs.py; the forecaster
+The first two are in _estimators.py on _network.py; what all read is in _inputs.py. The forecaster
 is in _forecaster.py on _windows.py, goes on from its own forecasts in _recursion.py, and walks
 forward in _backtest.py.
 """

@@ -6,12 +6,13 @@ import warnings
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
-from sklearn.utils import check_array, check_random_state, column_or_1d
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from .. import checks
 from ._backtest import walk_forward
 from ._estimators import LSTMRegressor
+from ._inputs import read_exog, read_series
 from ._network import check_choice, store
 from ._recursion import Recursion
 from ._windows import Windows
@@ -143,7 +144,7 @@ validation_fraction, n_iter_no_change, tol, random_state, verbose
             y is constant.
         """
         self._check_parameters()
-        y, exog = self._read(y, exog)
+        y, exog = read_series(self, y, exog)
         least = self.window + self._ahead
         if len(y) < least:
             raise ValueError(
@@ -185,7 +186,7 @@ validation_fraction, n_iter_no_change, tol, random_state, verbose
             The estimator itself.
         """
         check_is_fitted(self, "regressor_")
-        y, exog = self._read(y, exog)
+        y, exog = read_series(self, y, exog)
         self._check_exog(exog)
         past, past_exog = self._past
         self._windows.enter(y)  # raises where the logarithm does not exist
@@ -283,7 +284,7 @@ validation_fraction, n_iter_no_change, tol, random_state, verbose
         ['persistence', 'seasonal naive', 'linear autoregression', 'LSTM']
         """
         self._check_parameters()
-        y, exog = self._read(y, exog)
+        y, exog = read_series(self, y, exog)
         return walk_forward(lambda: clone(self), y, exog, folds, season, test_size)
 
     # -- how -----------------------------------------------------------------------------------
@@ -327,7 +328,7 @@ validation_fraction, n_iter_no_change, tol, random_state, verbose
                 "strategy='recursive' goes beyond"
             )
         if exog is not None:
-            exog = self._read_exog(exog)
+            exog = read_exog(self, exog)
         self._check_exog(exog)
         past, past_exog = self._past
         if exog is not None:
@@ -381,22 +382,6 @@ validation_fraction, n_iter_no_change, tol, random_state, verbose
         checks.integer("horizon", self.horizon, 1)
         if self.interval is not None and not 0 < self.interval < 1:
             raise ValueError(f"interval must be in (0, 1), got {self.interval!r}")
-
-    def _read(self, y, exog):
-        """y (n,) and exog (n, k) or None, float64, finite."""
-        y = check_array(y, ensure_2d=False, dtype=np.float64, estimator=self, input_name="y")
-        y = column_or_1d(y)
-        if exog is not None:
-            exog = self._read_exog(exog)
-            if len(exog) != len(y):
-                raise ValueError(f"y has {len(y)} steps but exog has {len(exog)}")
-        return y, exog
-
-    def _read_exog(self, exog):
-        exog = check_array(
-            exog, ensure_2d=False, dtype=np.float64, estimator=self, input_name="exog"
-        )
-        return exog[:, None] if exog.ndim == 1 else exog
 
     def _check_exog(self, exog):
         """Refuse exog that is not like that of `fit`."""

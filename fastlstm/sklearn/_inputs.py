@@ -7,12 +7,15 @@
 
 scikit-learn counts features along axis 1. So series are shown to it as (n, channels, steps): their
 channels are the features, and their number of steps may differ between fit and predict.
+
+The forecaster reads one series y, and exogenous variables beside it.
 """
 
 import numpy as np
+from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.validation import validate_data
 
-__all__ = ["read_sequences"]
+__all__ = ["read_exog", "read_sequences", "read_series"]
 
 
 def read_sequences(estimator, X, *, dtype, reset):
@@ -94,3 +97,22 @@ def _padded(X, channels_first):
     for row, a in zip(steps_first, series, strict=True):
         row[: a.shape[1]] = a.T
     return steps_first.swapaxes(1, 2), lengths
+
+
+def read_series(estimator, y, exog):
+    """y (n,) and exog (n, k) or None, float64, finite; ValueError as scikit-learn's."""
+    y = check_array(y, ensure_2d=False, dtype=np.float64, estimator=estimator, input_name="y")
+    y = column_or_1d(y)
+    if exog is not None:
+        exog = read_exog(estimator, exog)
+        if len(exog) != len(y):
+            raise ValueError(f"y has {len(y)} steps but exog has {len(exog)}")
+    return y, exog
+
+
+def read_exog(estimator, exog):
+    """exog (n, k), float64, finite, of (n,) or (n, k)."""
+    exog = check_array(
+        exog, ensure_2d=False, dtype=np.float64, estimator=estimator, input_name="exog"
+    )
+    return exog[:, None] if exog.ndim == 1 else exog
