@@ -252,11 +252,12 @@ cdef class Stream:
         """
         cdef Py_buffer x, y
         cdef bint single
-        PyObject_GetBuffer(self.input_array(x_t), &x, PyBUF_STRIDES)
+        x_t = self.input_array(x_t)
+        PyObject_GetBuffer(x_t, &x, PyBUF_STRIDES)
         try:
             single = x.ndim == 1 and self.batch_size == 1
             if not self.fits(&x, self.input_size, single):
-                checks.shape("x_t", np.asarray(x_t), "I" if single else "B, I",
+                checks.shape("x_t", x_t, "I" if single else "B, I",
                              self.shape(self.input_size, single))
             if out is None:
                 out = np.empty(self.shape(self.output_size, single), self.dtype)

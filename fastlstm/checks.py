@@ -55,7 +55,11 @@ def array(name, value):
     """
     if not isinstance(value, np.ndarray):
         if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
-            value = np.from_dlpack(value)
+            try:
+                value = np.from_dlpack(value)
+            except (BufferError, RuntimeError, TypeError, ValueError) as fault:
+                # another device, or a dtype that NumPy has not
+                raise TypeError(f"{name} cannot be taken through DLPack: {fault}") from fault
         else:
             try:
                 value = np.asarray(value)

@@ -104,7 +104,7 @@ class Recurrent(LayerValue):
         return self._run(x, state, lengths, mask, reset, rng, True, checkpoint)
 
     def _run(self, x, state, lengths, mask, reset, rng, save, checkpoint=False):
-        if type(x) is not np.ndarray or x.dtype is not self.dtype:
+        if type(x) is not np.ndarray or x.dtype is not self.dtype or not x.flags.aligned:
             x = checks.array("x", x)
         batched = x.ndim == 3
         x = self._as_batch(x, lengths)

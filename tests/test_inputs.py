@@ -5,34 +5,12 @@ import numpy as np
 import pytest
 from cases import Case, backward, make_problem, run
 from comparison import assert_identical, assert_matches
+from memory import Subclass, WithArray, WithDLPack
 
 from fastlstm import checks, reference
 
 CASE = Case()  # T7 B3 I5 H9
 f64 = np.dtype("float64")
-
-
-class WithArray:
-    """An object that has ``__array__`` and nothing else."""
-
-    def __init__(self, a):
-        self.a = a
-
-    def __array__(self, dtype=None, copy=None):
-        return self.a if dtype is None else self.a.astype(dtype)
-
-
-class WithDLPack:
-    """An object that has DLPack's protocol and nothing else."""
-
-    def __init__(self, a):
-        self.a = a
-
-    def __dlpack__(self, **named):
-        return self.a.__dlpack__(**named)
-
-    def __dlpack_device__(self):
-        return self.a.__dlpack_device__()
 
 
 def read_only(a):
@@ -60,15 +38,6 @@ def misaligned(a):
     view[...] = a
     assert not view.flags.aligned
     return view
-
-
-class Subclass(np.ndarray):
-    """A subclass whose product is something else."""
-
-    def __matmul__(self, other):
-        raise AssertionError("the product of a subclass was called")
-
-    __rmatmul__ = __mul__ = __add__ = __matmul__
 
 
 KINDS = {
