@@ -374,6 +374,18 @@ MUTANTS = {
         "if value.dtype != native:",
         "tests/test_inputs.py",
     ),
+    "layer: misaligned x passes": (
+        "fastlstm/recurrent.py",
+        " or not x.flags.aligned:",
+        ":",
+        "tests/test_any_memory.py",
+    ),
+    "checks: an exporter's error has no name": (
+        "fastlstm/checks.py",
+        'raise TypeError(f"{name} cannot be taken through DLPack: {fault}") from fault',
+        "raise",
+        "tests/test_any_memory.py",
+    ),
     "checks: a shape is not looked at": (
         "fastlstm/checks.py",
         "    if value.shape != expected:",
