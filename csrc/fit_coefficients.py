@@ -3,10 +3,11 @@
 
 Both activations rest on one function of the reduced argument r, |r| <= ln(2)/2:
 
-    m(r) = 1 - exp(-r) = r - r^2 q(r),      q(r) = 1/2 - r/6 + r^2/24 - ...
+    exp(-r) = 1 - r + r^2 q(r),      q(r) = 1/2 - r/6 + r^2/24 - ...
 
-q is fitted here so that the largest *relative* error of m is smallest (Lawson's iteration:
-weighted least squares, each weight multiplied by the error found at its point). The coefficients
+q is fitted twice, so that the largest *relative* error is smallest: for sigmoid of exp(-r), for
+tanh of 1 - exp(-r), which vanishes with r (Lawson's iteration: weighted least squares, each
+weight multiplied by the error found at its point). The coefficients
 are rounded to the target type one after the other, lowest power first, and the rest is fitted
 again after each, so that the later ones make up for the rounding of the earlier ones.
 
@@ -21,22 +22,23 @@ HALF_LN2 = mp.log(2) / 2
 REACH = HALF_LN2 * mp.mpf("1.0001")  # r overshoots by the rounding of x * log2(e)
 N_POINTS = 160  # even: r = 0, where m vanishes, is not among the Chebyshev points
 N_LAWSON = 40
+COMPUTED = {"sigmoid": lambda r: mp.exp(-r), "tanh": lambda r: -mp.expm1(-r)}
 
 
 def q_exact(r):
-    """Return q(r) = (r - m(r)) / r^2, the function to be fitted."""
+    """Return q(r) = (exp(-r) - 1 + r) / r^2, the function to be fitted."""
     return (r + mp.expm1(-r)) / r**2
 
 
-def relative_error(coefficients, r):
-    """Return the relative error of m(r) = r - r^2 q(r) when q has these coefficients."""
+def relative_error(name, coefficients, r):
+    """Return the relative error of what name computes when q has these coefficients."""
     q = mp.polyval(coefficients[::-1], r)
-    return r**2 * (q_exact(r) - q) / -mp.expm1(-r)
+    return r**2 * (q_exact(r) - q) / COMPUTED[name](r)
 
 
-def fit_free(points, fixed, n_free):
+def fit_free(name, points, fixed, n_free):
     """Return n_free coefficients that follow the fixed ones, by Lawson's iteration."""
-    scale = [r**2 / -mp.expm1(-r) for r in points]
+    scale = [r**2 / COMPUTED[name](r) for r in points]
     target = [q_exact(r) - mp.polyval(fixed[::-1], r) if fixed else q_exact(r) for r in points]
     rows = [[r ** (len(fixed) + k) for k in range(n_free)] for r in points]
     weights = [mp.mpf(1)] * len(points)
@@ -51,7 +53,7 @@ def fit_free(points, fixed, n_free):
             for j in range(i + 1):
                 normal[i, j] = normal[j, i] = mp.fsum(wi * row[i] * row[j] for wi, row, _ in data)
         free = list(mp.lu_solve(normal, right))
-        errors = [abs(relative_error(fixed + free, r)) for r in points]
+        errors = [abs(relative_error(name, fixed + free, r)) for r in points]
         if max(errors) < best_error:
             best, best_error = free, max(errors)
         weights = [weight * e for weight, e in zip(weights, errors, strict=True)]
@@ -60,12 +62,12 @@ def fit_free(points, fixed, n_free):
     return best
 
 
-def fit(degree, dtype):
+def fit(name, degree, dtype):
     """Return the degree + 1 coefficients of q, each exactly a value of dtype."""
     points = [REACH * mp.cos(mp.pi * (2 * k + 1) / (2 * N_POINTS)) for k in range(N_POINTS)]
     fixed = []
     while len(fixed) <= degree:
-        free = fit_free(points, fixed, degree + 1 - len(fixed))
+        free = fit_free(name, points, fixed, degree + 1 - len(fixed))
         fixed.append(mp.mpf(float(dtype(mp.nstr(free[0], 30)))))
     return fixed
 
@@ -79,12 +81,13 @@ def split_ln2(bits):
 def main():
     """Print the constants of both types as C hexadecimal literals."""
     for dtype, degree, hi_bits in ((np.float32, 4, 15), (np.float64, 9, 40)):
-        coefficients = fit(degree, dtype)
-        probe = [REACH * mp.mpf(k) / 2000 for k in range(-2000, 2001) if k]
-        worst = max(abs(relative_error(coefficients, r)) for r in probe)
-        print(f"{dtype.__name__}: degree {degree}, relative error of m <= {mp.nstr(worst, 3)}")
-        for k, value in enumerate(coefficients):
-            print(f"  Q{k} {float(value).hex()}")
+        for name in COMPUTED:
+            coefficients = fit(name, degree, dtype)
+            probe = [REACH * mp.mpf(k) / 2000 for k in range(-2000, 2001) if k]
+            worst = max(abs(relative_error(name, coefficients, r)) for r in probe)
+            print(f"{name} {dtype.__name__}: q of degree {degree}, error <= {mp.nstr(worst, 3)}")
+            for k, value in enumerate(coefficients):
+                print(f"  Q{k} {float(value).hex()}")
         hi, lo = split_ln2(hi_bits)
         print(f"  LN2_HI {float(hi).hex()}  LN2_LO {float(dtype(mp.nstr(lo, 30))).hex()}")
         print(f"  LOG2E {float(dtype(mp.nstr(1 / mp.log(2), 30))).hex()}")

@@ -18,31 +18,47 @@
 #    define FL_CLIPS      (variant && q->cell_clip > 0)
 #endif
 
-/* gate: in a, out the activated gates; returns m and sets *c */
-FL_INLINE V FN(gates_forward)(const int variant, const fl_lstm *q, const REAL *p,
-                              V gate[TILE_VECTORS], V c_prev, V *c) {
+/* Of mr rows: gate: in a, out the activated gates; c: in c[t-1], out c[t]; m: out. Gate by gate,
+ * the rows in lockstep. */
+FL_INLINE void FN(gates_forward)(const int variant, const int mr, const fl_lstm *q, const REAL *p,
+                                 V gate[][TILE_VECTORS], V *c, V *m) {
     const V one = V_SET1((REAL)1);
-    if (FL_SEES(I)) gate[0] = V_FMA(V_LOAD(p), c_prev, gate[0]);
-    if (FL_SEES(F)) gate[1] = V_FMA(V_LOAD(p + VL), c_prev, gate[1]);
-    gate[0] = FN(v_sigmoid)(gate[0]);
-    gate[1] = variant && q->coupled ? V_SUB(one, gate[0]) : FN(v_sigmoid)(gate[1]);
-    gate[2] = FN(v_tanh)(gate[2]);
-    *c = V_FMA(gate[1], c_prev, V_MUL(gate[0], gate[2]));
+    V x[TILE_ROWS];
+#define EACH FL_UNROLL for (int k = 0; k < mr; k++)
+    if (FL_SEES(I)) EACH gate[k][0] = V_FMA(V_LOAD(p), c[k], gate[k][0]);
+    if (FL_SEES(F)) EACH gate[k][1] = V_FMA(V_LOAD(p + VL), c[k], gate[k][1]);
+    EACH x[k] = gate[k][0];
+    FN(v_sigmoid)(mr, x);
+    EACH gate[k][0] = x[k];
+    EACH x[k] = gate[k][1];
+    if (!(variant && q->coupled))
+        FN(v_sigmoid)(mr, x);
+    else
+        EACH x[k] = V_SUB(one, gate[k][0]);
+    EACH gate[k][1] = x[k];
+    EACH x[k] = gate[k][2];
+    FN(v_tanh)(mr, x);
+    EACH gate[k][2] = x[k];
+    EACH c[k] = V_FMA(gate[k][1], c[k], V_MUL(gate[k][0], gate[k][2]));
     if (FL_CLIPS) {
         const V limit = V_SET1((REAL)q->cell_clip), minus = V_SET1(-(REAL)q->cell_clip);
-        *c = V_MAX(minus, V_MIN(limit, *c));
+        EACH c[k] = V_MAX(minus, V_MIN(limit, c[k]));
     }
-    if (FL_SEES(O)) gate[3] = V_FMA(V_LOAD(p + 2 * VL), *c, gate[3]);
-    gate[3] = FN(v_sigmoid)(gate[3]);
-    return V_MUL(gate[3], FN(v_tanh)(*c));
+    if (FL_SEES(O)) EACH gate[k][3] = V_FMA(V_LOAD(p + 2 * VL), c[k], gate[k][3]);
+    EACH x[k] = gate[k][3];
+    FN(v_sigmoid)(mr, x);
+    EACH gate[k][3] = x[k];
+    EACH x[k] = c[k];
+    FN(v_tanh)(mr, x);
+    EACH m[k] = V_MUL(gate[k][3], x[k]);
+#undef EACH
 }
 
 /* gate: in the activated gates, out their gradients before activation; dc: in dL/dc[t] by the step
- * after, out dL/dc[t-1]; returns all of dL/dc[t]. tanh(c) is computed again: one tanh is cheaper
- * than H more numbers on the tape. */
+ * after, out dL/dc[t-1]; returns all of dL/dc[t]. */
 FL_INLINE V FN(gates_backward)(const int variant, const fl_lstm *q, const REAL *p,
-                               V gate[TILE_VECTORS], V c_prev, V c, V dm, V *dc) {
-    const V one = V_SET1((REAL)1), zero = V_SET1((REAL)0), tanh_c = FN(v_tanh)(c);
+                               V gate[TILE_VECTORS], V c_prev, V c, V tanh_c, V dm, V *dc) {
+    const V one = V_SET1((REAL)1), zero = V_SET1((REAL)0);
     const V i = gate[0], f = gate[1], g = gate[2], o = gate[3];
     const V dm_o = V_MUL(dm, o);
     V dc_t = V_FMA(dm_o, V_FNMA(tanh_c, tanh_c, one), *dc); /* m = o tanh(c) */

@@ -22,6 +22,7 @@
 
 #ifndef TILE_VECTORS
 #    define TILE_VECTORS 4
+#    define LOCKSTEP     TILE_ROWS           /* vectors that activations take at once */
 #    define GROUP        (TILE_VECTORS * VL) /* columns of a full panel: the gates of VL units */
 #    ifndef FL_INLINE /* .ci/coverage.py: `static`, to count every function once */
 #        define FL_INLINE static inline __attribute__((always_inline))
@@ -64,7 +65,9 @@
  * L2 and 249 GFLOP/s: 16 KiB 206, 32 KiB 214, 64 KiB 208 GFLOP/s; without the fetching 191, 199,
  * 199 (2026-11). */
 #undef K_BLOCK
-#define K_BLOCK ((ptrdiff_t)(32768 / (GROUP * (ptrdiff_t)sizeof(REAL))))
+#undef SLICES
+#define K_BLOCK   ((ptrdiff_t)(128 * 256 / (GROUP * (ptrdiff_t)sizeof(REAL))))
+#define SLICES(K) (((K) + K_BLOCK - 1) / K_BLOCK)
 
 /* n rows in as few tiles as there can be, of nearly equal size: 32 = 6+6+5+5+5+5, since a tile
  * of few rows wastes loads. tile_start: the first row of tile i; tile n ends. */
@@ -157,9 +160,10 @@ FL_INLINE void FN(fill_tile)(const int mr, const int nv, const REAL *row, V acc[
 }
 
 /* C (M, N) := bias + A P for one panel P of nv vectors, N <= nv * VL columns.
- * A: element (m, k) at a[m * a_row + k * a_k]; bias: nv vectors or NULL for zeros. */
+ * A: rows of K numbers, a_row apart; bias: nv vectors or NULL for zeros; following: the panel that
+ * comes next, or NULL where it lies behind this one. */
 static void FN(product)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const REAL *a, ptrdiff_t a_row,
-                        ptrdiff_t a_k, const REAL *panel, const REAL *bias, REAL *c,
+                        const REAL *panel, const REAL *following, const REAL *bias, REAL *c,
                         ptrdiff_t c_row) {
     const ptrdiff_t nv = (N + VL - 1) / VL, tail = N - (nv - 1) * VL, tiles = FN(tile_count)(M);
     ptrdiff_t k0 = 0;
@@ -168,14 +172,17 @@ static void FN(product)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const REAL *a, pt
         for (ptrdiff_t i = 0; i < tiles; i++) {
             const ptrdiff_t r = FN(tile_start)(M, tiles, i),
                             r_end = FN(tile_start)(M, tiles, i + 1);
+            const REAL *ahead =
+                k0 + k_n == K && following ? following : panel + (k0 + k_n) * nv * VL;
+            const FN(ahead) next = FN(ahead_of)(i, ahead, k_n);
 #define BODY(mr, nv_)                                                                              \
     V acc[TILE_ROWS][TILE_VECTORS];                                                                \
     if (k0 == 0)                                                                                   \
         FN(fill_tile)(mr, nv_, bias, acc);                                                         \
     else                                                                                           \
         FN(load_tile)(mr, nv_, c + r * c_row, c_row, tail, acc);                                   \
-    FN(accumulate)(mr, nv_, k_n, a + r * a_row + k0 * a_k, a_row, a_k, panel + k0 * nv_ * VL,      \
-                   acc);                                                                           \
+    FN(accumulate_ahead)(mr, nv_, k_n, a + r * a_row + k0, a_row, panel + k0 * nv_ * VL, next,     \
+                         acc);                                                                     \
     FN(store_tile)(mr, nv_, c + r * c_row, c_row, tail, acc);
             FL_TILE(BODY, r_end - r, nv)
 #undef BODY

@@ -10,7 +10,7 @@
  * its bits do not depend on threads or on how time is cut. */
 
 /* dx where I is too small to fill a vector: for each input one sum over the gates in vectors of
- * gates, of which x_panels holds the weights. */
+ * gates, of which the panels hold the weights. */
 #undef FEW_INPUTS
 #define FEW_INPUTS 4
 static void FN(input_gradient_of_few)(const fl_lstm *q, ptrdiff_t r0, ptrdiff_t r1) {
@@ -18,14 +18,14 @@ static void FN(input_gradient_of_few)(const fl_lstm *q, ptrdiff_t r0, ptrdiff_t 
     for (ptrdiff_t r = r0; r < r1; r++)
         for (ptrdiff_t i = 0; i < I; i++) {
             const REAL *dgates = (const REAL *)q->gates + r * row;
-            const REAL *weights = (const REAL *)q->x_panels + i * GROUP;
+            const REAL *weights = (const REAL *)q->panels + i * GROUP;
             V sum[TILE_VECTORS];
             REAL lanes[VL], total = 0;
             FL_UNROLL for (int g = 0; g < 4; g++) sum[g] = V_SET1((REAL)0);
             for (ptrdiff_t u = 0; u < q->U; u++) {
                 FL_UNROLL for (int g = 0; g < 4; g++) {
                     sum[g] = V_FMA(V_LOAD(dgates + u * GROUP + g * VL),
-                                   V_LOAD(weights + u * I * GROUP + g * VL), sum[g]);
+                                   V_LOAD(weights + u * PANEL(q) + g * VL), sum[g]);
                 }
             }
             V_STORE(lanes, V_ADD(V_ADD(sum[0], sum[1]), V_ADD(sum[2], sum[3])));
@@ -34,11 +34,15 @@ static void FN(input_gradient_of_few)(const fl_lstm *q, ptrdiff_t r0, ptrdiff_t 
         }
 }
 
+/* Numbers of dgates that stay in L2 while all columns of the weights pass. */
+#undef L2_ROWS
+#define L2_ROWS ((ptrdiff_t)((1 << 20) / sizeof(REAL)))
+
 /* dx[t][b] := W_ih^T dgates[t][b] for the rows r0 <= r < r1 of all (T * B) */
 static void FN(input_gradient)(const fl_lstm *q, ptrdiff_t r0, ptrdiff_t r1) {
     const ptrdiff_t row = q->U * GROUP;
     const REAL *columns = q->x_columns;
-    if (q->I <= FEW_INPUTS && q->x_panels) {
+    if (q->I <= FEW_INPUTS && q->panels) {
         FN(input_gradient_of_few)(q, r0, r1);
         return;
     }
@@ -47,12 +51,14 @@ static void FN(input_gradient)(const fl_lstm *q, ptrdiff_t r0, ptrdiff_t r1) {
                              q->w_ih, (REAL *)q->dx + r0 * q->I, q->I);
         return;
     }
-    for (ptrdiff_t k = 0; k < q->I; k += GROUP) {
-        const ptrdiff_t n = FL_MIN(GROUP, q->I - k);
-        FN(product)(r1 - r0, n, row, (const REAL *)q->gates + r0 * row, row, 1, columns, NULL,
-                    (REAL *)q->dx + r0 * q->I + k, q->I);
-        columns += row * ((n + VL - 1) / VL) * VL;
-    }
+    const ptrdiff_t block = FL_MAX(8 * TILE_ROWS, L2_ROWS / row);
+    for (ptrdiff_t r = r0; r < r1; r += block, columns = q->x_columns)
+        for (ptrdiff_t k = 0; k < q->I; k += GROUP) {
+            const ptrdiff_t n = FL_MIN(GROUP, q->I - k);
+            FN(product)(FL_MIN(block, r1 - r), n, row, (const REAL *)q->gates + r * row, row,
+                        columns, NULL, NULL, (REAL *)q->dx + r * q->I + k, q->I);
+            columns += row * ((n + VL - 1) / VL) * VL;
+        }
 }
 
 /* Where the n-th term of the sums over all rows stands: the loop backward began with the last step,

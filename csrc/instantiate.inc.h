@@ -21,8 +21,8 @@
 
 #include "lstm.h"
 #include "simd.h"
-#include "activations.inc.h"
 #include "gemm.inc.h"
+#include "activations.inc.h"
 #include "pack.inc.h"
 #include "gates.inc.h"
 #include "step.inc.h"

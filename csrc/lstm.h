@@ -41,14 +41,14 @@ typedef struct {
     void *gemm; /* BLAS step: the matrix product of _blas.pyx for this type */
 
     /* SIMD step: the weights in the order in which the kernels read them (pack.inc.h) */
-    const void *x_panels, *h_panels, *b_panel; /* forward: U panels each; NULL: one step of few
-                                                  rows, on the weights as they are */
-    const void *x_columns, *h_columns;         /* backward: transposed; NULL: few rows, and I, H
-                                                  whole vectors: the weights are read as they are */
-    const void *peephole_panel;                /* U panels [i f o][lane], or NULL */
-    const void *m_panels, *m_columns;          /* w_proj for h from m, for dm from dh; or NULL */
-    int variant;                               /* any of peepholes, coupled, cell_clip, w_proj,
-                                                  norms: the kernels look at these only if set */
+    const void *panels, *b_panel; /* forward: U panels of W_ih, W_hh over [x; h]; NULL: one step of
+                                     few rows, on the weights as they are */
+    const void *x_columns, *h_columns; /* backward: transposed; NULL: few rows, and I, H
+                                          whole vectors: the weights are read as they are */
+    const void *peephole_panel;        /* U panels [i f o][lane], or NULL */
+    const void *m_panels, *m_columns;  /* w_proj for h from m, for dm from dh; or NULL */
+    int variant;                       /* any of peepholes, coupled, cell_clip, w_proj,
+                                          norms: the kernels look at these only if set */
 
     /* forward, out */
     void *y; /* (T,B,P), rows contiguous: element strides y_t, y_b */

@@ -178,10 +178,14 @@ static void FN(pack_panel)(ptrdiff_t H, ptrdiff_t K, ptrdiff_t u, const REAL *w,
                           GROUP);
 }
 
-/* dst := panels of w (4H,K): U * K * GROUP numbers */
-static void FN(pack_panels)(ptrdiff_t H, ptrdiff_t K, const void *w, void *dst) {
-    for (ptrdiff_t u = 0; u < (H + VL - 1) / VL; u++)
-        FN(pack_panel)(H, K, u, w, (REAL *)dst + u * K * GROUP);
+/* dst := panels of w_ih (4H,I) over w_hh (4H,P): U * (I + P) * GROUP numbers */
+static void FN(pack_panels)(ptrdiff_t H, ptrdiff_t I, ptrdiff_t P, const void *w_ih,
+                            const void *w_hh, void *dst) {
+    for (ptrdiff_t u = 0; u < (H + VL - 1) / VL; u++) {
+        REAL *panel = (REAL *)dst + u * (I + P) * GROUP;
+        FN(pack_panel)(H, I, u, w_ih, panel);
+        FN(pack_panel)(H, P, u, w_hh, panel + I * GROUP);
+    }
 }
 
 /* dst := w_proj (P,H) for h = W_proj m, [up to 4 vectors of h][H]: H * (P rounded up to whole

@@ -12,9 +12,9 @@
  *     V_MIN(a, b), V_MAX(a, b)     b where either is NaN on x86: put the constant first
  *     V_ZERO_IF_GE(a, x, y)        a, but 0 in the lanes where x >= y
  *     V_ABS(a), V_COPYSIGN(a, b)   |a|;  a >= 0 with the sign of b
- *     V_SHIFTER, V_LDEXP(c, t)     t = V_SHIFTER + n holds the integer n in its low bits:
- *                                  c * 2^n, where both are normal numbers, by adding n to the
- * exponent
+ *     V_SHIFTER                    shifted = V_SHIFTER + n holds the integer n in its low bits
+ *     V_LDEXP(c, n, shifted)       c * 2^n, where both are normal numbers: one instruction of
+ *                                  AVX-512 from n; elsewhere shifted is added to the exponent
  *
  * Included once per type by instantiate.inc.h: the first half is per ISA, the second per type.
  * FMA is always written out, files are compiled with -ffp-contract=off: so every ISA
@@ -41,7 +41,7 @@
 /* 0xf8 is the truth table of a | (b & c) */
 #        define V_COPYSIGN(a, b)                                                                   \
             AS_REAL(II(ternarylogic)(AS_INT(a), AS_INT(b), AS_INT(V_SIGN_BIT), 0xf8))
-#        define V_LDEXP(c, t) AS_REAL(II(add)(AS_INT(c), II(slli)(AS_INT(t), FRACTION_BITS)))
+#        define V_LDEXP(c, n, shifted) MM(scalef)(c, n)
 #    elif defined(ISA_AVX2)
 #        include <immintrin.h>
 #        define V_LOAD(p)             MM(loadu)(p)
@@ -51,7 +51,8 @@
 #        define V_ABS(a)              MM(andnot)(V_SIGN_BIT, a)
 #        define V_ZERO_IF_GE(a, x, y) MM(andnot)(WHERE_GE(x, y), a)
 #        define V_COPYSIGN(a, b)      MM(or)(a, MM (and)(b, V_SIGN_BIT))
-#        define V_LDEXP(c, t) AS_REAL(II(add)(AS_INT(c), II(slli)(AS_INT(t), FRACTION_BITS)))
+#        define V_LDEXP(c, n, shifted)                                                             \
+            AS_REAL(II(add)(AS_INT(c), II(slli)(AS_INT(shifted), FRACTION_BITS)))
 #    elif defined(ISA_NEON)
 #        include <arm_neon.h>
 #        include <string.h>
@@ -72,7 +73,8 @@
 #        define V_ZERO_IF_GE(a, x, y) AS_REAL(II(vbicq)(AS_INT(a), WHERE_GE(x, y)))
 #        define V_COPYSIGN(a, b)                                                                   \
             AS_REAL(II(vorrq)(AS_INT(a), II(vandq)(AS_INT(b), AS_INT(V_SIGN_BIT))))
-#        define V_LDEXP(c, t) AS_REAL(II(vaddq)(AS_INT(c), II(vshlq_n)(AS_INT(t), FRACTION_BITS)))
+#        define V_LDEXP(c, n, shifted)                                                             \
+            AS_REAL(II(vaddq)(AS_INT(c), II(vshlq_n)(AS_INT(shifted), FRACTION_BITS)))
 #    else
 #        error "simd.h has no section for this ISA: define ISA_AVX512, ISA_AVX2 or ISA_NEON"
 #    endif

@@ -17,6 +17,7 @@
 #    define GATES(q, t)  ((REAL *)(q)->gates + (t) % (q)->gate_slots * (q)->B * (q)->U * GROUP)
 #    define H_SLOT(q, s) ((REAL *)(q)->h + (s) % (q)->state_slots * (q)->B * (q)->h_row)
 #    define C_SLOT(q, s) ((REAL *)(q)->c + (s) % (q)->state_slots * (q)->B * (q)->U * VL)
+#    define PANEL(q)     (((q)->I + (q)->P) * GROUP) /* numbers in a panel of weights */
 #    define M_SLOT(q, t) ((REAL *)(q)->m + (t) % (q)->m_slots * (q)->B * (q)->U * VL)
 #    define PEEPHOLES(q, u)                                                                        \
         (q->peephole_panel ? (const REAL *)(q)->peephole_panel + (u) * 3 * VL : NULL)
@@ -29,13 +30,13 @@ static void FN(project)(const fl_lstm *q, ptrdiff_t t0, ptrdiff_t t1, ptrdiff_t 
     /* All rows of all steps are one matrix; rows beyond their length keep their gates at 0. */
     const int whole = b0 == 0 && b1 == q->B && q->active[t1 - 1] == q->B;
     for (ptrdiff_t u = u0; u < u1; u++) {
-        const REAL *panel = (const REAL *)q->x_panels + u * q->I * GROUP;
+        const REAL *panel = (const REAL *)q->panels + u * PANEL(q);
         const REAL *bias = (const REAL *)q->b_panel + u * GROUP;
         for (ptrdiff_t t = t0; t < t1; t += whole ? t1 - t0 : 1) {
             const ptrdiff_t rows = whole ? (t1 - t0) * q->B : FL_MIN(b1, q->active[t]) - b0;
             if (rows > 0)
-                FN(product)(rows, GROUP, q->I, (const REAL *)q->x + (t * q->B + b0) * q->I, q->I, 1,
-                            panel, bias, GATES(q, t) + b0 * row + u * GROUP, row);
+                FN(product)(rows, GROUP, q->I, (const REAL *)q->x + (t * q->B + b0) * q->I, q->I,
+                            panel, panel + PANEL(q), bias, GATES(q, t) + b0 * row + u * GROUP, row);
         }
     }
 }
@@ -51,18 +52,19 @@ FL_INLINE void FN(finish_forward)(const int variant, const int mr, const fl_lstm
     REAL *c_next = C_SLOT(q, t + 1 - q->reverse) + b * c_row + u * VL;
     REAL *h_next = H_SLOT(q, t + 1 - q->reverse) + b * q->h_row + u * VL;
     REAL *y = (REAL *)q->y + t * q->y_t + b * q->y_b + u * VL;
+    V c[TILE_ROWS], h[TILE_ROWS];
+    FL_UNROLL for (int m = 0; m < mr; m++) c[m] = V_LOAD(c_prev + m * c_row);
+    FN(gates_forward)(variant, mr, q, p, acc, c, h);
     FL_UNROLL for (int m = 0; m < mr; m++) {
-        V c;
-        const V h = FN(gates_forward)(variant, q, p, acc[m], V_LOAD(c_prev + m * c_row), &c);
-        V_STORE(c_next + m * c_row, c);
+        V_STORE(c_next + m * c_row, c[m]);
         if (projected) {
-            V_STORE(M_SLOT(q, t) + (b + m) * c_row + u * VL, h);
+            V_STORE(M_SLOT(q, t) + (b + m) * c_row + u * VL, h[m]);
         } else {
-            V_STORE(h_next + m * q->h_row, h);
+            V_STORE(h_next + m * q->h_row, h[m]);
             if (units == VL)
-                V_STORE(y + m * q->y_b, h);
+                V_STORE(y + m * q->y_b, h[m]);
             else
-                V_STORE_PART(y + m * q->y_b, units, h);
+                V_STORE_PART(y + m * q->y_b, units, h[m]);
         }
         if (q->save)
             FL_UNROLL for (int g = 0; g < 4; g++) V_STORE(gates + m * row + g * VL, acc[m][g]);
@@ -74,46 +76,63 @@ static void FN(hidden_forward)(const fl_lstm *q, ptrdiff_t t, ptrdiff_t b0, ptrd
     REAL *h = H_SLOT(q, t + 1 - q->reverse);
     const REAL *m = M_SLOT(q, t) + b0 * q->U * VL;
     for (ptrdiff_t k = 0; k < q->P; k += GROUP)
-        FN(product)(b1 - b0, FL_MIN(GROUP, q->P - k), q->H, m, q->U * VL, 1,
-                    (const REAL *)q->m_panels + k * q->H, NULL, h + b0 * q->h_row + k, q->h_row);
+        FN(product)(b1 - b0, FL_MIN(GROUP, q->P - k), q->H, m, q->U * VL,
+                    (const REAL *)q->m_panels + k * q->H, NULL, NULL, h + b0 * q->h_row + k,
+                    q->h_row);
     for (ptrdiff_t b = b0; b < b1; b++)
         memcpy((REAL *)q->y + t * q->y_t + b * q->y_b, h + b * q->h_row,
                (size_t)q->P * sizeof(REAL));
 }
 
+/* Fetch n vectors of each row that a tile is going to need when its sums are complete. */
+FL_INLINE void FN(fetch_rows)(const int mr, const REAL *p, ptrdiff_t row, const int n) {
+    FL_UNROLL for (int m = 0; m < mr; m++) FL_UNROLL for (int v = 0; v < n; v++)
+        __builtin_prefetch(p + m * row + v * VL, 1, 3);
+}
+
+/* Rows that are multiplied by x and h at once: their sums so far lie in a buffer of this many. */
+#undef SUM_ROWS
+#define SUM_ROWS (16 * TILE_ROWS)
+
+/* In slices of k, so that a slice of a panel stays in L1 for the tiles of all rows. Not fused: the
+ * sums begin with the projection of x in the gates, and go on there from slice to slice. */
 FL_INLINE void FN(step_forward_as)(const int variant, const fl_lstm *q, ptrdiff_t t, int fused,
                                    ptrdiff_t b0, ptrdiff_t b1, ptrdiff_t u0, ptrdiff_t u1) {
-    const ptrdiff_t K = q->P, row = q->U * GROUP, tiles = FN(tile_count)(b1 - b0);
-    const ptrdiff_t block = tiles == 1 ? K : K_BLOCK, walk = (t + q->reverse) % 2 ? -1 : 1;
+    const ptrdiff_t I = fused ? q->I : 0, K = I + q->P, row = q->U * GROUP;
+    const ptrdiff_t tiles = FN(tile_count)(b1 - b0), slices = tiles == 1 ? 1 : SLICES(K);
+    const ptrdiff_t walk = (t + q->reverse) % 2 ? -1 : 1;
     const REAL *x = (const REAL *)q->x + t * q->B * q->I;
     const REAL *h_prev = H_SLOT(q, t + q->reverse);
-    REAL *gates = GATES(q, t);
+    const REAL *tape = fused && q->save ? GATES(q, t) : NULL;
+    _Alignas(64) REAL sums[SUM_ROWS * GROUP];
     for (ptrdiff_t j = u0; j < u1; j++) {
         const ptrdiff_t u = walk < 0 ? u1 - 1 - (j - u0) : j;
-        const REAL *x_panel = (const REAL *)q->x_panels + u * q->I * GROUP;
-        const REAL *h_panel = (const REAL *)q->h_panels + u * K * GROUP;
+        const REAL *panel = (const REAL *)q->panels + u * PANEL(q) + (fused ? 0 : q->I * GROUP);
         const REAL *bias = (const REAL *)q->b_panel + u * GROUP;
-        for (ptrdiff_t k0 = 0; k0 < K; k0 += block) {
-            const ptrdiff_t k_n = FL_MIN(block, K - k0);
-            const REAL *following = h_panel + (k0 + k_n) * GROUP;
-            if (k0 + k_n == K) following = j + 1 == u1 ? h_panel : h_panel + walk * K * GROUP;
+        for (ptrdiff_t s = 0; s < slices; s++) {
+            const ptrdiff_t k0 = K * s / slices, k1 = K * (s + 1) / slices;
+            const ptrdiff_t x_n = FL_MAX(0, FL_MIN(I, k1) - k0), h0 = FL_MAX(0, k0 - I);
+            const REAL *following = panel + k1 * GROUP;
+            if (k1 == K) following = j + 1 == u1 ? panel : panel + walk * PANEL(q);
             for (ptrdiff_t i = 0; i < tiles; i++) {
                 const ptrdiff_t b = b0 + FN(tile_start)(b1 - b0, tiles, i);
                 const ptrdiff_t b_end = b0 + FN(tile_start)(b1 - b0, tiles, i + 1);
-                REAL *partial = gates + b * row + u * GROUP;
-                const FN(ahead) next = FN(ahead_of)(i, following, k_n);
+                const ptrdiff_t sum_row = fused ? GROUP : row;
+                REAL *sum = fused ? sums + (b - b0) * GROUP : GATES(q, t) + b * row + u * GROUP;
+                const FN(ahead) next = FN(ahead_of)(i, following, k1 - k0);
+                const FN(ahead) next_h = {next.at + x_n * next.step, next.step};
 #define BODY(mr, nv)                                                                               \
     V acc[TILE_ROWS][TILE_VECTORS];                                                                \
-    if (fused && k0 == 0) {                                                                        \
+    if (fused && s == 0)                                                                           \
         FN(fill_tile)(mr, nv, bias, acc);                                                          \
-        FN(accumulate)(mr, nv, q->I, x + b * q->I, q->I, 1, x_panel, acc);                         \
-    } else {                                                                                       \
-        FN(load_tile)(mr, nv, partial, row, VL, acc);                                              \
-    }                                                                                              \
-    FN(accumulate_ahead)(mr, nv, k_n, h_prev + b * q->h_row + k0, q->h_row, h_panel + k0 * GROUP,  \
-                         next, acc);                                                               \
-    if (k0 + k_n < K)                                                                              \
-        FN(store_tile)(mr, nv, partial, row, VL, acc);                                             \
+    else                                                                                           \
+        FN(load_tile)(mr, nv, sum, sum_row, VL, acc);                                              \
+    if (tape && k1 == K) FN(fetch_rows)(mr, tape + b * row + u * GROUP, row, TILE_VECTORS);        \
+    FN(accumulate_ahead)(mr, nv, x_n, x + b * q->I + k0, q->I, panel + k0 * GROUP, next, acc);     \
+    FN(accumulate_ahead)(mr, nv, k1 - k0 - x_n, h_prev + b * q->h_row + h0, q->h_row,              \
+                         panel + (k0 + x_n) * GROUP, next_h, acc);                                 \
+    if (k1 < K)                                                                                    \
+        FN(store_tile)(mr, nv, sum, sum_row, VL, acc);                                             \
     else                                                                                           \
         FN(finish_forward)(variant, mr, q, t, b, u, acc);
                 FL_ROWS(BODY, b_end - b, TILE_VECTORS)
@@ -153,12 +172,16 @@ static void FN(step_forward_unpacked)(const fl_lstm *q, ptrdiff_t t, ptrdiff_t b
  * panels backward: what the last step left in L2 is used first. */
 static void FN(step_forward)(const fl_lstm *q, ptrdiff_t t, int fused, ptrdiff_t b0, ptrdiff_t b1,
                              ptrdiff_t u0, ptrdiff_t u1) {
-    if (!q->h_panels)
-        FN(step_forward_unpacked)(q, t, b0, b1, u0, u1);
-    else if (q->variant)
-        FN(step_forward_as)(1, q, t, fused, b0, b1, u0, u1);
-    else
-        FN(step_forward_as)(0, q, t, fused, b0, b1, u0, u1);
+    const ptrdiff_t parts = fused ? (b1 - b0 + SUM_ROWS - 1) / SUM_ROWS : 1;
+    for (ptrdiff_t i = 0; i < parts; i++) {
+        const ptrdiff_t b = b0 + (b1 - b0) * i / parts, b_end = b0 + (b1 - b0) * (i + 1) / parts;
+        if (!q->panels)
+            FN(step_forward_unpacked)(q, t, b, b_end, u0, u1);
+        else if (q->variant)
+            FN(step_forward_as)(1, q, t, fused, b, b_end, u0, u1);
+        else
+            FN(step_forward_as)(0, q, t, fused, b, b_end, u0, u1);
+    }
     if (q->w_proj) FN(hidden_forward)(q, t, b0, b1);
 }
 
@@ -184,6 +207,10 @@ FL_INLINE void FN(finish_backward)(const int variant, const int mr, const int nv
         const REAL *c_next = C_SLOT(q, t + 1 - q->reverse) + b * c_row + at;
         const REAL *dy = (const REAL *)q->dy + t * q->dy_t + b * q->dy_b + at;
         REAL *dc = (REAL *)q->dc + b * c_row + at;
+        /* tanh(c) again: one tanh is cheaper than H more numbers on the tape */
+        V tanh_c[TILE_ROWS];
+        FL_UNROLL for (int m = 0; m < mr; m++) tanh_c[m] = V_LOAD(c_next + m * c_row);
+        FN(v_tanh)(mr, tanh_c);
         for (int m = 0; m < mr; m++) {
             V gate[TILE_VECTORS], dh = acc[m][v], dc_m = V_LOAD(dc + m * c_row);
             if (takes_dy) /* y[t] is h[t] */
@@ -191,7 +218,7 @@ FL_INLINE void FN(finish_backward)(const int variant, const int mr, const int nv
                                            : V_LOAD_PART(dy + m * q->dy_b, units));
             FL_UNROLL for (int g = 0; g < 4; g++) gate[g] = V_LOAD(gates + m * row + g * VL);
             const V dc_t = FN(gates_backward)(variant, q, p, gate, V_LOAD(c_prev + m * c_row),
-                                              V_LOAD(c_next + m * c_row), dh, &dc_m);
+                                              V_LOAD(c_next + m * c_row), tanh_c[m], dh, &dc_m);
             FL_UNROLL for (int g = 0; g < 4; g++) V_STORE(gates + m * row + g * VL, gate[g]);
             V_STORE(dc + m * c_row, dc_m);
             if (variant && q->norms) {
@@ -276,7 +303,7 @@ static void FN(step_backward_projected)(const fl_lstm *q, ptrdiff_t t_from, ptrd
     const REAL *columns = q->h_columns;
     for (ptrdiff_t k = 0; t_from >= 0 && k < q->P; k += GROUP) {
         const ptrdiff_t n = FL_MIN(GROUP, q->P - k);
-        FN(product)(b1 - b0, n, row, GATES(q, t_from) + b0 * row, row, 1, columns, NULL,
+        FN(product)(b1 - b0, n, row, GATES(q, t_from) + b0 * row, row, columns, NULL, NULL,
                     dh_rows + k, q->h_row);
         columns += row * ((n + VL - 1) / VL) * VL;
     }
@@ -288,8 +315,8 @@ static void FN(step_backward_projected)(const fl_lstm *q, ptrdiff_t t_from, ptrd
         memcpy((REAL *)q->dh_all + (t * q->B + b) * q->h_row, dh, (size_t)q->h_row * sizeof(REAL));
     }
     for (ptrdiff_t j = 0; j < c_row; j += GROUP)
-        FN(product)(b1 - b0, FL_MIN(GROUP, c_row - j), q->P, dh_rows, q->h_row, 1,
-                    (const REAL *)q->m_columns + j * q->P, NULL, dm + b0 * c_row + j, c_row);
+        FN(product)(b1 - b0, FL_MIN(GROUP, c_row - j), q->P, dh_rows, q->h_row,
+                    (const REAL *)q->m_columns + j * q->P, NULL, NULL, dm + b0 * c_row + j, c_row);
     FN(finish_rows_backward)(q, t, b0, b1, 0, q->U, dm, c_row);
 }
 

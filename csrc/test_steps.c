@@ -79,10 +79,8 @@ static void describe(const fl_kernels *simd, int dtype, const lstm_case *s, cons
         q->dh_all = blank(dtype, s->T * s->B * q->h_row);
     }
     if (!s->unpacked) {
-        void *x_panels = blank(dtype, U * I * 4 * L), *h_panels = blank(dtype, U * P * 4 * L);
-        void *b_panel = blank(dtype, U * 4 * L);
-        simd->pack_panels[dtype](H, I, q->w_ih, x_panels), q->x_panels = x_panels;
-        simd->pack_panels[dtype](H, P, q->w_hh, h_panels), q->h_panels = h_panels;
+        void *panels = blank(dtype, U * (I + P) * 4 * L), *b_panel = blank(dtype, U * 4 * L);
+        simd->pack_panels[dtype](H, I, P, q->w_ih, q->w_hh, panels), q->panels = panels;
         simd->pack_bias[dtype](H, q->b, b_panel), q->b_panel = b_panel;
     }
     if (!s->no_columns) {
@@ -279,8 +277,15 @@ static void test_unpacked(const fl_kernels *simd, int dtype) {
 
 static void test_long_sums(const fl_kernels *simd, int dtype) {
     const ptrdiff_t L = simd->lanes[dtype], rows = simd->tile_rows, size = dtype == FL_F32 ? 4 : 8;
+    const ptrdiff_t slice = 8192 / (L * size);
     for (ptrdiff_t B = rows + 1; B <= 2 * rows; B++) { /* of h, in more than one block of k */
-        const lstm_case s = {.T = 1, .B = B, .I = 9, .H = 8192 / (L * size) + 5, .fused = B % 2};
+        const lstm_case s = {.T = 1, .B = B, .I = 9, .H = slice + 5, .fused = B % 2};
+        check_case(simd, dtype, &s);
+    }
+    for (int k = 0; k < 4; k++) { /* of x and h: an end of x inside a slice, at one, more rows than
+                                     sums are kept of */
+        const ptrdiff_t I = k % 2 ? slice : slice + 9, B = k / 2 ? 16 * rows + 5 : rows + 2;
+        const lstm_case s = {.T = 2, .B = B, .I = I, .H = L + 3, .fused = 1, .save = k == 3};
         check_case(simd, dtype, &s);
     }
 }

@@ -21,8 +21,7 @@ cdef extern from "lstm.h":
         double cell_clip
         const void *w_peephole
         void *gemm
-        const void *x_panels
-        const void *h_panels
+        const void *panels
         const void *b_panel
         const void *x_columns
         const void *h_columns
@@ -54,6 +53,9 @@ cdef extern from "lstm.h":
         void *dh_all
         void *dm
 
+ctypedef void (*fl_pack_panels)(
+    Py_ssize_t H, Py_ssize_t I, Py_ssize_t P, const void *w_ih, const void *w_hh,
+    void *panels) noexcept nogil
 ctypedef void (*fl_pack)(
     Py_ssize_t H, Py_ssize_t K, const void *w, void *packed) noexcept nogil
 ctypedef void (*fl_pack_bias)(Py_ssize_t H, const void *b, void *panel) noexcept nogil
@@ -85,7 +87,7 @@ cdef extern from "fastlstm.h":
         Py_ssize_t tile_rows
         fl_squash *sigmoid
         fl_squash *tanh
-        fl_pack *pack_panels
+        fl_pack_panels *pack_panels
         fl_pack *pack_columns
         fl_pack_bias *pack_bias
         fl_pack_projection *pack_projection

@@ -12,7 +12,7 @@ cdef class Weights:
     cdef const fl_kernels *simd  # NULL: the BLAS step, nothing is packed
     cdef Py_ssize_t L
     cdef bint is_f64
-    cdef object x_panels, h_panels, b_panel, x_columns, h_columns
+    cdef object panels, b_panel, x_columns, h_columns
     cdef object peephole_panel, m_panels, m_columns  # None without peepholes, a projection
     cdef int pack(self) except -1
     cdef int pack_peepholes(self) except -1

@@ -254,11 +254,10 @@ cdef class Weights:
         w_proj = self.arrays.get("w_proj")
         cdef Py_ssize_t H = w_hh.shape[0] // 4, I = w_ih.shape[1], P = w_hh.shape[1], L = self.L
         U, dtype = (H + L - 1) // L, w_ih.dtype
-        self.x_panels = aligned((U, I, 4, L), dtype)
-        self.h_panels = aligned((U, P, 4, L), dtype)
+        self.panels = aligned((U, I + P, 4, L), dtype)
         self.b_panel = aligned((U, 4, L), dtype)
-        self.simd.pack_panels[self.is_f64](H, I, address(w_ih), address(self.x_panels))
-        self.simd.pack_panels[self.is_f64](H, P, address(w_hh), address(self.h_panels))
+        self.simd.pack_panels[self.is_f64](H, I, P, address(w_ih), address(w_hh),
+                                           address(self.panels))
         self.simd.pack_bias[self.is_f64](H, address(b), address(self.b_panel))
         if w_proj is not None:
             self.m_panels = aligned((H, (P + L - 1) // L * L), dtype)
@@ -342,8 +341,11 @@ cdef void *blas_gemm(bint is_f64) except NULL:
 # Gates in one chunk of the projection: the BLAS step wants few large products, 1 MiB of float32;
 # the SIMD step wants its chunk to stay in L2 beside the weights.
 cdef Py_ssize_t BLAS_CHUNK = 1 << 18, SIMD_CHUNK = 1 << 16
-# Inputs up to which the projection costs more traffic than it saves: x is multiplied in the step.
-cdef Py_ssize_t FUSED_INPUTS = 8
+# Where the projection costs more traffic than it saves, x is multiplied in the step: up to so many
+# inputs, and with weights so large that they leave no room in L2 for the chunk, where a thread has
+# the rows to repay reading them each step (50,64,256,256: 17.4 ms by chunks, 16.7 so; 50,8,512,512:
+# 11.6 and 13.9).
+cdef Py_ssize_t FUSED_INPUTS = 8, FUSED_BYTES = 1 << 20
 # FLOP below which the team costs more than it brings, by what it shares: of a call for rows, of a
 # step for units; and the rows a thread wants at least, lest its tiles be small.
 cdef double ROWS_FLOP = 4e5, UNITS_FLOP = 1.5e5
@@ -381,13 +383,20 @@ cdef int describe(
         q.L = weights.L
         q.U = (q.H + q.L - 1) // q.L
         q.h_row = (q.P + q.L - 1) // q.L * q.L
-        q.x_panels, q.h_panels = address(weights.x_panels), address(weights.h_panels)
+        q.panels = address(weights.panels)
         q.b_panel = address(weights.b_panel)
         q.x_columns, q.h_columns = address(weights.x_columns), address(weights.h_columns)
         q.m_panels, q.m_columns = address(weights.m_panels), address(weights.m_columns)
         q.peephole_panel = address(weights.peephole_panel)
         q.variant = q.w_proj != NULL or q.peepholes or q.coupled or q.cell_clip > 0
     return 0
+
+
+cdef inline bint is_fused(const fl_lstm *q, Py_ssize_t tile_rows, Py_ssize_t item):
+    """Whether the steps multiply x too, instead of finding its projection in the gates."""
+    if q.T == 1 or q.I <= FUSED_INPUTS:
+        return True
+    return q.B >= 2 * tile_rows * threads and 4 * q.H * (q.I + q.P) * item >= FUSED_BYTES
 
 
 cdef int units_team_size(const fl_lstm *q) noexcept nogil:
@@ -567,7 +576,7 @@ cdef run_forward(
     if ragged:
         ends = np.empty((B, q.P), y.dtype), np.empty((B, q.H), y.dtype)
     q.reverse, q.save, q.active = reverse, save, <const Py_ssize_t *>address(active)
-    job.fused = job.simd != NULL and (T == 1 or q.I <= FUSED_INPUTS)
+    job.fused = job.simd != NULL and is_fused(&q, job.simd.tile_rows, item)
     job.chunk = (BLAS_CHUNK if job.simd == NULL else SIMD_CHUNK) // (4 * q.H * B + 1)
     job.chunk = max(1, min(T, job.chunk))
     q.state_slots = T + 1 if save else 2

@@ -30,7 +30,7 @@ cdef struct Job:  # one call, shared by the team
     Variant variant         # what the BLAS step alone looks at
     bint is_f64
     bint by_units           # threads share the units, and wait for each other after each step
-    bint fused              # SIMD: x is multiplied inside the step
+    bint fused              # SIMD: x is multiplied inside the step (`is_fused`)
     Py_ssize_t chunk        # steps whose projection is formed at once
     const Py_ssize_t *resets  # (T,B) which row of c_kept, or -1: the state is not reset before
     void *c_kept            # (., U*L) cells before a reset, which backward needs; resets NULL: none

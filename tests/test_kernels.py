@@ -121,20 +121,24 @@ def test_kernels_have_the_same_bits_on_every_isa(isa, name, dtype):
     assert y.tobytes() == first.tobytes()
 
 
-def test_kernels_polynomial_is_as_close_as_it_says():
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_kernels_polynomial_is_as_close_as_it_says(name):
     """The literals in activations.inc.h against the bounds that stand there."""
     spec = importlib.util.spec_from_file_location("fit", CSRC / "fit_coefficients.py")
     fit = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fit)
     text = (CSRC / "activations.inc.h").read_text(encoding="utf-8")
-    body = text[text.index("v_exp_polynomial)(V r)") :].split("#endif")[0]
-    bounds = re.search(r"<= (\S+) \(float32, degree 4\) and (\S+) \(float64, degree 9\)", text)
-    for half, bound, n in zip(body.split("#else"), bounds.groups(), (5, 10), strict=True):
-        literals = re.findall(r"-?0x1\.[0-9a-f]+p-?\d+", half)
-        coefficients = [mp.mpf(float.fromhex(c)) for c in reversed(literals)]
+    function = {"sigmoid": "e^-r", "tanh": "m"}[name]
+    bounds = re.search(re.escape(function) + r" <= (\S+)( \(.*?\))? and ([^\s.,]+\.\d+e-\d+)", text)
+    arrays = re.findall(rf"FN\({name}_q\)\[\] = \{{(.*?)\}}", text, re.DOTALL)
+    for array, bound, n in zip(arrays, bounds.group(1, 3), (5, 10), strict=True):
+        literals = re.findall(r"-?0x1\.[0-9a-f]+p[+-]\d+", array)
+        q = [mp.mpf(float.fromhex(c)) for c in reversed(literals)]
+        if name == "tanh":  # it holds 2 q(2r)
+            q = [c / 2 ** (k + 1) for k, c in enumerate(q)]
         points = [fit.REACH * k / 500 for k in range(-500, 501) if k]
-        error = max(abs(fit.relative_error(coefficients, r)) for r in points)
-        assert len(coefficients) == n
+        error = max(abs(fit.relative_error(name, q, r)) for r in points)
+        assert len(q) == n
         assert float(bound) / 2 < error <= float(bound)
 
 
