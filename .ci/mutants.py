@@ -21,20 +21,20 @@ MUTANTS = {
     # -- SIMD gates
     "simd: sigmoid for tanh in g": (
         GATES,
-        "gate[2] = FN(v_tanh)(gate[2]);",
-        "gate[2] = FN(v_sigmoid)(gate[2]);",
+        "EACH x[k] = gate[k][2];\n    FN(v_tanh)",
+        "EACH x[k] = gate[k][2];\n    FN(v_sigmoid)",
         LSTM,
     ),
     "simd: i and f swapped": (
         GATES,
-        "V_FMA(gate[1], c_prev, V_MUL(gate[0], gate[2]))",
-        "V_FMA(gate[0], c_prev, V_MUL(gate[1], gate[2]))",
+        "V_FMA(gate[k][1], c[k], V_MUL(gate[k][0], gate[k][2]))",
+        "V_FMA(gate[k][0], c[k], V_MUL(gate[k][1], gate[k][2]))",
         LSTM,
     ),
     "simd: h is not squashed": (
         GATES,
-        "return V_MUL(gate[3], FN(v_tanh)(*c));",
-        "return V_MUL(gate[3], *c);",
+        "V_MUL(gate[k][3], x[k]);",
+        "V_MUL(gate[k][3], c[k]);",
         LSTM,
     ),
     "simd: dc of the later step lost": (
@@ -83,8 +83,8 @@ MUTANTS = {
     ),
     "simd: bias left out of the projection": (
         STEP,
-        "panel, bias, GATES(q, t)",
-        "panel, NULL, GATES(q, t)",
+        "panel + PANEL(q), bias, GATES(q, t)",
+        "panel + PANEL(q), NULL, GATES(q, t)",
         LSTM,
     ),
     "simd: ragged rows projected as whole": (
@@ -95,11 +95,12 @@ MUTANTS = {
     ),
     "simd: the last lane of y": (
         STEP,
-        "V_STORE_PART(y + m * q->y_b, units, h);",
-        "V_STORE_PART(y + m * q->y_b, units - 1, h);",
+        "V_STORE_PART(y + m * q->y_b, units, h[m]);",
+        "V_STORE_PART(y + m * q->y_b, units - 1, h[m]);",
         LSTM,
     ),
-    "simd: a block of k twice": (STEP, "h_panel + k0 * GROUP,", "h_panel,", LSTM),
+    "simd: a slice of k twice": (STEP, "panel + (k0 + x_n) * GROUP,", "panel + x_n * GROUP,", LSTM),
+    "simd: x beside h, not before": (STEP, "FL_MAX(0, k0 - I)", "k0", "test_steps.c"),
     "simd: gates are not saved": (STEP, "if (q->save)", "if (q->save && t)", LSTM),
     # -- SIMD gradients and packing
     "simd: dx of few inputs forgets a vector": (
