@@ -191,6 +191,9 @@ cdef bint same_bytes(a, b) except -1:
     return memcmp(address(a), address(b), a.nbytes) == 0
 
 
+_one_step = None  # of the last single step: steps come one after the other
+
+
 def by_length(lengths, T, B):
     """How the engine orders its rows: longest first, without those of length 0.
 
@@ -199,10 +202,16 @@ def by_length(lengths, T, B):
     order : ndarray (B',) of intp, or None
         The engine's row k is the caller's row order[k]; None: the caller's order.
     active : ndarray (T,) of intp
-        How many rows have a step t.
+        How many rows have a step t. Not to be written.
     """
+    global _one_step
     if lengths is None:
-        return None, np.full(T, B, np.intp)
+        if T != 1:
+            return None, np.full(T, B, np.intp)
+        active = _one_step  # a local: another thread may replace it
+        if active is None or active[0] != B:
+            _one_step = active = np.full(1, B, np.intp)
+        return None, active
     order = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]
     return order, np.count_nonzero(lengths[order, None] > np.arange(T), axis=0).astype(np.intp)
 
@@ -453,7 +462,7 @@ cdef class Direction:
 
     cdef readonly object spec
     cdef bint frozen
-    cdef Weights weights
+    cdef Weights weights, unpacked
     cdef Scratch scratch  # None while a call uses it
 
     def __init__(self, spec, bint frozen=False):
@@ -465,13 +474,29 @@ cdef class Direction:
         self.scratch = None
         return Scratch() if scratch is None else scratch
 
-    cdef Weights packed(self, dict arrays, dict masks, Py_ssize_t T, Py_ssize_t B):
+    cdef Weights as_they_are(self, dict arrays, bint save):
+        """For a single step. Those of the last one serve again where the arrays are the same: they
+        hold no numbers, but for peepholes, and the columns that a backward pass will pack."""
+        cdef Weights weights = self.unpacked
+        keeps = not save and arrays.get("w_peephole") is None
+        if keeps and weights is not None and weights.simd == simd_for(self.spec):
+            for name, w in arrays.items():
+                if weights.arrays.get(name) is not w:
+                    break
+            else:
+                return weights
+        weights = Weights(arrays, self.spec, False, False)
+        if keeps:
+            self.unpacked = weights
+        return weights
+
+    cdef Weights packed(self, dict arrays, dict masks, Py_ssize_t T, Py_ssize_t B, bint save):
         """The weights, packed now or before, or for a single step not at all."""
         cdef Weights weights = self.weights  # a local: another thread may replace it
         if "weight_drop" in masks:
             return Weights(dropped(arrays, masks), self.spec, False)
         if not self.frozen and runs_unpacked(arrays, T, B):
-            return Weights(arrays, self.spec, False, False)
+            return self.as_they_are(arrays, save)
         if weights is None or not (self.frozen or weights.matches(arrays)):
             simd = simd_for(self.spec) != NULL
             self.weights = weights = Weights(arrays, self.spec, simd)
@@ -490,8 +515,11 @@ cdef class Direction:
         """
         h0, c0 = start
         h_n, c_n = end
-        masks = cell_masks(self.spec, rng, (*x.shape[:2], c_n.shape[1]), h_n.shape[1], x.dtype)
-        packed = self.packed(weights, masks, x.shape[0], x.shape[1])
+        masks = {}
+        if rng is not None:
+            shape = *x.shape[:2], c_n.shape[1]
+            masks = cell_masks(self.spec, rng, shape, h_n.shape[1], x.dtype)
+        packed = self.packed(weights, masks, x.shape[0], x.shape[1], save)
         kept = masked_forward(self, packed, x, h0, c0, y, h_n, c_n, lengths, reverse, save, mask,
                               reset, masks)
         if not save:
@@ -534,7 +562,7 @@ cdef masked_forward(
     steps.spread(h, h0, y)
     if steps.at_end is not None:
         h_n[steps.at_end], c_n[steps.at_end] = 0, 0
-    return {**kept, "steps": steps}
+    return {**kept, "steps": steps} if save else None
 
 
 cdef masked_backward(
@@ -627,7 +655,9 @@ cdef run_forward(
             end[order] = rows
     elif to is not y:
         y[...] = to
-    gates = gates[:T] if save else None  # without a step there is one slot too many
+    if not save:
+        return None
+    gates = gates[:T]  # without a step there is one slot too many
     return dict(h=h, c=c, gates=gates, h_raw=m, order=order, x=x, kept=memory, resets=resets)
 
 

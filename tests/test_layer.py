@@ -362,3 +362,23 @@ def test_layer_backend_is_what_was_asked_for(monkeypatch):
     lstm(x)
     lstm.stream(3).step(x[0])
     assert len(calls) == 2 + 1
+
+
+@pytest.mark.parametrize("peepholes", ["", "ifo"])
+@pytest.mark.parametrize(("rows", "I"), [(1, 16), (3, 10)])  # 10: no whole vectors
+def test_single_steps_see_weights_that_were_written_to(rows, I, peepholes):
+    """Between two steps, and between a step and the backward pass of a later one."""
+    lstm = fl.LSTM(I, 32, seed=0, spec=fl.Spec(peepholes=peepholes))
+    x = np.random.default_rng(1).standard_normal((1, rows, I), dtype=np.float32)
+    for _ in range(3):
+        lstm(x), lstm(x)
+        y, _, tape = lstm.forward(x)
+        dx, _, _ = lstm.backward(tape, np.ones_like(y))
+        fresh = fl.LSTM(I, 32, seed=5, spec=fl.Spec(peepholes=peepholes))
+        fresh.flat[:] = lstm.flat
+        y_fresh, _, tape = fresh.forward(x)
+        dx_fresh, _, _ = fresh.backward(tape, np.ones_like(y))
+        assert lstm(x)[0].tobytes() == y.tobytes() == y_fresh.tobytes()
+        assert dx.tobytes() == dx_fresh.tobytes()
+        for w in lstm.parameters().values():
+            w *= np.float32(0.75)  # in place: the arrays stay the same
