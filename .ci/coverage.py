@@ -55,7 +55,8 @@ UNTAKEN = {
         "FL_ROWS(BODY, r_end - r, TILE_VECTORS)": (5, CASES),
     },
     "csrc/step.inc.h": {
-        "FL_ROWS(BODY, b_end - b, TILE_VECTORS)": (11, CASES + ALONE),
+        "FL_ROWS(BODY, b_end - b, TILE_VECTORS)": (14, CASES + ALONE),
+        "FL_ROWS(BODY, b1 - b0, TILE_VECTORS)": (1, CASES),
         "FL_TILE(BODY, b_end - b, vectors)": (58, CASES + ALONE),
     },
     "csrc/pool.c": {
