@@ -351,10 +351,10 @@ cdef void *blas_gemm(bint is_f64) except NULL:
 # the SIMD step wants its chunk to stay in L2 beside the weights.
 cdef Py_ssize_t BLAS_CHUNK = 1 << 18, SIMD_CHUNK = 1 << 16
 # Where the projection costs more traffic than it saves, x is multiplied in the step: up to so many
-# inputs, and with weights so large that they leave no room in L2 for the chunk, where a thread has
-# the rows to repay reading them each step (50,64,256,256: 17.4 ms by chunks, 16.7 so; 50,8,512,512:
-# 11.6 and 13.9).
-cdef Py_ssize_t FUSED_INPUTS = 8, FUSED_BYTES = 1 << 20
+# inputs; and where a thread has the rows to repay reading the weights each step, with panels that
+# stay in L1 (40,32,45,45: 281 us by chunks, 275 so), and with weights so large that they leave no
+# room in L2 for the chunk (50,64,256,256: 17.4 and 16.7 ms; few rows, 50,8,512,512: 11.6 and 13.9).
+cdef Py_ssize_t FUSED_INPUTS = 8, FUSED_PANEL_BYTES = 1 << 15, FUSED_BYTES = 1 << 20
 # FLOP below which the team costs more than it brings, by what it shares: of a call for rows, of a
 # step for units; and the rows a thread wants at least, lest its tiles be small.
 cdef double ROWS_FLOP = 4e5, UNITS_FLOP = 1.5e5
@@ -405,7 +405,9 @@ cdef inline bint is_fused(const fl_lstm *q, Py_ssize_t tile_rows, Py_ssize_t ite
     """Whether the steps multiply x too, instead of finding its projection in the gates."""
     if q.T == 1 or q.I <= FUSED_INPUTS:
         return True
-    return q.B >= 2 * tile_rows * threads and 4 * q.H * (q.I + q.P) * item >= FUSED_BYTES
+    cdef Py_ssize_t row = 4 * (q.I + q.P) * item  # of one unit's four gates
+    return q.B >= 2 * tile_rows * threads and (
+        q.L * row <= FUSED_PANEL_BYTES or q.H * row >= FUSED_BYTES)
 
 
 cdef int units_team_size(const fl_lstm *q) noexcept nogil:
