@@ -17,6 +17,7 @@ BATCHES = (
     Case(B=7, I=12, H=20, lengths=(7, 3, 0, 1, 6, 7, 2)),
     Case(B=7, I=3, H=20, lengths=(7, 3, 0, 1, 6, 7, 2), reverse=True),
     Case(T=40, B=33, I=9, H=70), Case(T=5, B=4, I=20, H=150),
+    Case(T=3, B=26, I=300, H=270), Case(T=4, B=27, I=20, H=40),  # x is multiplied in the steps
     Case(B=9, I=12, H=70, P=37), Case(B=7, I=3, H=20, P=9, lengths=(7, 3, 0, 1, 6, 7, 2)),
 )  # fmt: skip
 batches = pytest.mark.parametrize("case", BATCHES, ids=str)
