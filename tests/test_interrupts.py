@@ -65,6 +65,7 @@ signal.setitimer(signal.ITIMER_REAL, wait)
 start = time.perf_counter()
 try:
     work()
+    signal.setitimer(signal.ITIMER_REAL, 0)  # or it ends this process, after the handlers are gone
     print("ended", time.perf_counter() - start - wait)
 except KeyboardInterrupt:
     print("stopped", time.perf_counter() - start - wait)
