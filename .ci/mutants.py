@@ -14,6 +14,7 @@ TEAM, STEPS = "csrc/test_pool.c ", "csrc/test_steps.c"
 GATES, STEP, GRADIENTS = "csrc/gates.inc.h", "csrc/step.inc.h", "csrc/gradients.inc.h"
 GEMM, PACK, POOL = "csrc/gemm.inc.h", "csrc/pack.inc.h", "csrc/pool.c"
 LOOPS, ENGINE = "fastlstm/_loops.pxd", "fastlstm/_engine.pyx"
+JOB, PACKED, ROWS = "fastlstm/_job.pyx", "fastlstm/_packed.pyx", "fastlstm/_rows.pyx"
 BLAS, BLAS_STEP = "fastlstm/_blas.pyx", "fastlstm/_blas_step.pxd"
 BLAS_GATES = "fastlstm/_gates.pxd"
 
@@ -222,24 +223,24 @@ MUTANTS = {
     ),
     # -- the engine
     "engine: rows shortest first": (
-        ENGINE,
+        ROWS,
         "np.argsort(-lengths, kind",
         "np.argsort(lengths, kind",
         LSTM,
     ),
     "engine: the length is one too long": (
-        ENGINE,
+        ROWS,
         "lengths[order, None] > np.arange(T)",
         "lengths[order, None] >= np.arange(T)",
         LSTM,
     ),
     "engine: padding of x is not masked": (
-        ENGINE,
+        ROWS,
         "x[np.arange(len(x))[:, None] >= lengths[order]] = 0",
         "pass",
         LSTM,
     ),
-    "engine: y of padding is not 0": (ENGINE, "        y[...] = 0\n", "", LSTM),
+    "engine: y of padding is not 0": (ENGINE, "    y[...] = 0\n", "", LSTM),
     "engine: results in the engine's order": (
         ENGINE,
         "y[:, order] = to",
@@ -248,14 +249,14 @@ MUTANTS = {
     ),
     "engine: dh_n in the caller's order": (
         ENGINE,
-        "dh[:, :q.P] = dh_n[order] if ragged else dh_n",
-        "dh[:, :q.P] = dh_n[: len(order)] if ragged else dh_n",
+        "dh[:, :q.P] = dh_n if order is None else dh_n[order]",
+        "dh[:, :q.P] = dh_n if order is None else dh_n[: len(order)]",
         LSTM,
     ),
     "engine: dc_n is left out": (
         ENGINE,
         "    if dc_n is not None:\n",
-        "    if dc_n is not None and ragged:\n",
+        "    if dc_n is not None and order is not None:\n",
         LSTM,
     ),
     "engine: a tape can be used twice": (
@@ -271,15 +272,15 @@ MUTANTS = {
         LSTM,
     ),
     "engine: changed weights are not seen": (
-        ENGINE,
+        PACKED,
         "if not same_bytes(w, kept):",
         "if name != 'b' and not same_bytes(w, kept):",
         LAYER,
     ),
     "engine: the BLAS step's chunk": (
-        ENGINE,
-        "q.gate_slots = max(1, T) if save else job.chunk",
-        "q.gate_slots = max(1, T) if save else 1",
+        JOB,
+        "q.gate_slots = max(1, q.T) if save else job.chunk",
+        "q.gate_slots = max(1, q.T) if save else 1",
         LSTM,
     ),
     # -- the BLAS step

@@ -10,10 +10,10 @@ from libc.string cimport memcpy, memset
 from ._blas_step cimport c_slot, h_slot, project, step_backward, step_forward, sum_gradients
 from ._csrc cimport (
     FL_PEEPHOLE_F, FL_PEEPHOLE_I, FL_PEEPHOLE_O, fl_bring_mark, fl_flag_is_up,
-    fl_flush_denormals, fl_kernels, fl_lstm, fl_mark, fl_raise_flag, fl_restore_denormals,
+    fl_flush_denormals, fl_lstm, fl_mark, fl_raise_flag, fl_restore_denormals,
     fl_team_barrier,
 )
-from ._variants cimport Variant
+from ._job cimport Job
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals()  # without Cython's check: Job.interrupted keeps the answer
@@ -22,25 +22,6 @@ cdef extern from "Python.h":
 ctypedef fused real:
     float
     double
-
-
-cdef struct Job:  # one call, shared by the team
-    fl_lstm *q
-    const fl_kernels *simd  # NULL: the BLAS step, by one thread
-    Variant variant         # what the BLAS step alone looks at
-    bint is_f64
-    bint by_units           # threads share the units, and wait for each other after each step
-    bint fused              # SIMD: x is multiplied inside the step (`is_fused`)
-    Py_ssize_t chunk        # steps whose projection is formed at once
-    const Py_ssize_t *resets  # (T,B) which row of c_kept, or -1: the state is not reset before
-    void *c_kept            # (., U*L) cells before a reset, which backward needs; resets NULL: none
-    char *scratch
-    Py_ssize_t scratch_size  # bytes a thread
-    unsigned long long denormals  # the caller's mode
-    unsigned long caller    # the thread that made the call: it alone can see a signal
-    Py_ssize_t stop_after   # by_units: Ctrl-C: the last step
-    Py_ssize_t alone_after  # by_units: processors are wanting; after this step the first goes alone
-    int interrupted         # a flag of pool.h: all stop, at once or after stop_after
 
 
 cdef struct Share:  # what one thread does of a step

@@ -26,9 +26,9 @@ from ._blas_step cimport c_slot, gates_of, gemm, h_slot
 from ._csrc cimport (
     FL_PEEPHOLE_F, FL_PEEPHOLE_I, FL_PEEPHOLE_O, fl_flush_denormals, fl_lstm, fl_restore_denormals,
 )
-from ._engine cimport blas_gemm, interrupted
 from ._gates_tangent cimport gates_hvp, gates_jvp
-from ._loops cimport Job, look_for_ctrl_c, steps_between_signals
+from ._job cimport Job, blas_gemm, interrupted
+from ._loops cimport look_for_ctrl_c, steps_between_signals
 
 __all__ = ["lstm_hvp", "lstm_jvp", "tangent_backward", "tangent_forward"]
 

@@ -11,15 +11,17 @@ from libc.string cimport memset
 import numpy as np
 
 from . import reference
-from ._engine import aligned, by_length, sorted_input
 from .activations import ACTIVATIONS
 from .siblings import (
     GRUCell, RNNCell, SiblingTape, SLSTMCell, backward_inputs, forward_inputs,
 )
+from ._memory import aligned
+from ._rows import by_length, sorted_input
 
 from ._activations cimport Activation
 from ._arrays cimport View, address, view_of
-from ._engine cimport blas_gemm, squash
+from ._job cimport blas_gemm
+from ._kernels cimport squash
 from ._sibling_cells cimport GRU, RNN, SLSTM, Sibling
 from ._sibling_loops cimport BACKWARD, CHUNK, FORWARD, GRADIENTS, do_task
 

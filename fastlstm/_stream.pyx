@@ -25,8 +25,10 @@ from ._variants import variant_memory
 
 from ._blas_step cimport project, step_forward
 from ._csrc cimport fl_lstm, fl_team_barrier
-from ._engine cimport Scratch, Weights, allocate, describe, run_together, units_team_size
-from ._loops cimport Job
+from ._engine cimport run_together
+from ._job cimport Job, describe, units_team_size
+from ._memory cimport Scratch, allocate
+from ._packed cimport Weights
 from ._variants cimport use_memory
 
 __all__ = ["Stream"]

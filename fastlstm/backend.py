@@ -10,6 +10,7 @@ import numpy as np
 
 from . import (
     _engine,
+    _kernels,
     _siblings,
     checks,
     reference,
@@ -152,7 +153,7 @@ def set_num_threads(n):
     1
     >>> set_num_threads(before)
     """
-    _engine.set_threads(checks.integer("n", n, 1))
+    _kernels.set_threads(checks.integer("n", n, 1))
 
 
 def get_num_threads():
@@ -167,7 +168,7 @@ def get_num_threads():
     >>> get_num_threads() >= 1
     True
     """
-    return _engine.get_threads()
+    return _kernels.get_threads()
 
 
 def _available_processors():
@@ -197,17 +198,17 @@ def _threads_at_start():
 @contextmanager
 def using_isa(isa):
     """Run what is inside on the kernels of another instruction set: for tests and benchmarks."""
-    before = _engine.set_isa(isa)
+    before = _kernels.set_isa(isa)
     try:
         yield
     finally:
-        _engine.set_isa(before)
+        _kernels.set_isa(before)
 
 
 def elementwise(name, x, isa):
     """sigmoid or tanh (``name``) of the array ``x`` as this instruction set computes it."""
     with using_isa(isa):
-        return _engine.elementwise(name, np.ascontiguousarray(x))
+        return _kernels.elementwise(name, np.ascontiguousarray(x))
 
 
 def implementations():
@@ -219,7 +220,7 @@ def implementations():
         "reference", and the engine on each instruction set: "avx512", ..., "none".
     """
     every = {"reference": reference}
-    for isa in _engine.isas():
+    for isa in _kernels.isas():
         engine = {name: _on(isa, f) for name, f in functions("engine").items()}
         every[isa] = SimpleNamespace(**engine)
     return every
@@ -252,8 +253,8 @@ def info():
         "platform": platform.platform(),
         "processor": _processor(),
         "backend": select().__name__.rsplit(".", 1)[-1].lstrip("_"),
-        "isa": _engine.get_isa(),
-        "isas": ", ".join(_engine.isas()),
+        "isa": _kernels.get_isa(),
+        "isas": ", ".join(_kernels.isas()),
         "threads": str(get_num_threads()),
     }
 
@@ -271,6 +272,6 @@ def _processor():
 
 
 if os.environ.get("FASTLSTM_ISA"):
-    _engine.set_isa(os.environ["FASTLSTM_ISA"])
-_engine.set_threads(_threads_at_start())
+    _kernels.set_isa(os.environ["FASTLSTM_ISA"])
+_kernels.set_threads(_threads_at_start())
 select()  # a wrong FASTLSTM_BACKEND is told at import, not at the first call

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from . import _engine
+from . import _kernels, _rows
 
 __all__ = ["Moved"]
 
@@ -11,13 +11,13 @@ __all__ = ["Moved"]
 class Moved:
     """A pass and its tangents, array by array, in the order of the BLAS step.
 
-    ``order`` and ``active`` as from `_engine.by_length`; ``primal`` and ``tangent`` are dicts of
+    ``order`` and ``active`` as from `_rows.by_length`; ``primal`` and ``tangent`` are dicts of
     contiguous arrays by the names of fl_lstm.
     """
 
     def __init__(self, tape, v):
         self.inputs = q = tape.inputs
-        self.order, self.active = _engine.by_length(q.lengths, q.T, q.B)
+        self.order, self.active = _rows.by_length(q.lengths, q.T, q.B)
         self.primal = {name: np.ascontiguousarray(w) for name, w in q.weights.items()}
         self.primal |= dict(
             x=self.steps(q.x),
@@ -26,7 +26,7 @@ class Moved:
             gates=self.rows(tape.gates),
             m=None,
         )
-        self.s_c = _engine.elementwise("tanh", self.primal["c"])
+        self.s_c = _kernels.elementwise("tanh", self.primal["c"])
         if q.w_proj is not None:
             after = slice(0, q.T) if q.reverse else slice(1, q.T + 1)
             self.primal["m"] = self.primal["gates"][:, :, 3] * self.s_c[after]
@@ -47,7 +47,7 @@ class Moved:
         """``a`` (T, B, .) in the engine's rows, zeros beyond a row's length."""
         if self.order is None:
             return np.ascontiguousarray(a)
-        return _engine.sorted_input(a, self.inputs.lengths, self.order)
+        return _rows.sorted_input(a, self.inputs.lengths, self.order)
 
     def slots(self, last):
         """Which slot holds the initial, or the last, state of each of the engine's rows."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Out of memory: let the n-th allocation fail, for every n, and see that nothing else breaks.
 
-Two counters: the engine's own (`_engine.fail_allocation`), where every failure must be a
+Two counters: the engine's own (`_memory.fail_allocation`), where every failure must be a
 MemoryError; and malloc itself in a process of its own (failing_malloc.c, by LD_PRELOAD), which
 reaches NumPy, Cython and Python. They swallow some failures, as of a cache that cannot grow: then
 the result must be right.
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import fastlstm as fl
-from fastlstm import _engine, backend
+from fastlstm import _memory, backend
 
 ISAS = [name for name in backend.implementations() if name != "reference"]
 MOST = 10_000  # allocations of one operation
@@ -31,8 +31,8 @@ def isa(request):
 
 @pytest.fixture
 def counter():
-    yield _engine.fail_allocation
-    _engine.fail_allocation(0)
+    yield _memory.fail_allocation
+    _memory.fail_allocation(0)
 
 
 def operations(tmp_path):

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: MIT
+"""A call as the loops over time read it: sizes, weights, which step, how many threads."""
+
+from libc.stdint cimport uintptr_t
+from libc.string cimport memset
+
+from ._arrays cimport address
+from ._csrc cimport fl_flush_denormals, fl_restore_denormals
+from ._kernels cimport squash, threads
+from ._loops cimport PyThread_get_thread_ident
+from ._variants cimport describe_variant, name_peepholes
+
+# Gates in one chunk of the projection: the BLAS step wants few large products, 1 MiB of float32;
+# the SIMD step wants its chunk to stay in L2 beside the weights.
+cdef Py_ssize_t BLAS_CHUNK = 1 << 18, SIMD_CHUNK = 1 << 16
+# Where the projection costs more traffic than it saves, x is multiplied in the step: up to so many
+# inputs; and where a thread has the rows to repay reading the weights each step, with panels that
+# stay in L1 (40,32,45,45: 281 us by chunks, 275 so), and with weights so large that they leave no
+# room in L2 for the chunk (50,64,256,256: 17.4 and 16.7 ms; few rows, 50,8,512,512: 11.6 and 13.9).
+cdef Py_ssize_t FUSED_INPUTS = 8, FUSED_PANEL_BYTES = 1 << 15, FUSED_BYTES = 1 << 20
+# FLOP below which the team costs more than it brings, by what it shares: of a call for rows, of a
+# step for units; and the rows a thread wants at least, lest its tiles be small.
+cdef double ROWS_FLOP = 4e5, UNITS_FLOP = 1.5e5
+cdef Py_ssize_t ROWS_A_THREAD = 4
+cdef Py_ssize_t NEVER = (<size_t>-1) >> 1
+
+
+_gemm_addresses = None
+
+
+cdef void *blas_gemm(bint is_f64) except NULL:
+    """The matrix product of `_blas`, which imports SciPy's BLAS: only when it is needed."""
+    global _gemm_addresses
+    if _gemm_addresses is None:
+        from . import _blas
+        _gemm_addresses = _blas.addresses()
+    return <void *><uintptr_t>_gemm_addresses[is_f64]
+
+
+cdef int describe(
+    Job *job, fl_lstm *q, Weights weights, Py_ssize_t T, Py_ssize_t B, Py_ssize_t I
+) except -1:
+    """The sizes, the weights, and which step does the work; the rest 0."""
+    memset(q, 0, sizeof(fl_lstm))
+    memset(job, 0, sizeof(Job))
+    w = weights.arrays
+    q.T, q.B, q.I, q.P = T, B, I, w["w_hh"].shape[1]
+    q.H = w["w_hh"].shape[0] // 4
+    q.w_ih, q.w_hh = address(w["w_ih"]), address(w["w_hh"])
+    q.b, q.w_proj = address(w.get("b")), address(w.get("w_proj"))
+    job.q, job.simd, job.is_f64 = q, weights.simd, weights.is_f64
+    q.w_peephole = address(w.get("w_peephole"))
+    if weights.spec.changed:
+        name_peepholes(q, weights.spec)
+    job.variant.sigmoid, job.variant.tanh = squash(job.is_f64, False), squash(job.is_f64, True)
+    describe_variant(&job.variant, weights.spec, w)
+    job.caller = PyThread_get_thread_ident()
+    job.denormals = fl_flush_denormals()
+    fl_restore_denormals(job.denormals)
+    job.stop_after = job.alone_after = NEVER
+    if job.simd == NULL:
+        q.U, q.L, q.h_row = 1, q.H, q.P
+        q.gemm = blas_gemm(job.is_f64)
+    else:
+        q.L = weights.L
+        q.U = (q.H + q.L - 1) // q.L
+        q.h_row = (q.P + q.L - 1) // q.L * q.L
+        q.panels = address(weights.panels)
+        q.b_panel = address(weights.b_panel)
+        q.x_columns, q.h_columns = address(weights.x_columns), address(weights.h_columns)
+        q.m_panels, q.m_columns = address(weights.m_panels), address(weights.m_columns)
+        q.peephole_panel = address(weights.peephole_panel)
+        q.variant = q.w_proj != NULL or q.peepholes or q.coupled or q.cell_clip > 0
+    return 0
+
+
+cdef int cut_time(Job *job, bint save) except -1:
+    """How many steps are projected at once, if x is not fused, and how many slots there are."""
+    cdef fl_lstm *q = job.q
+    q.save = save
+    job.fused = job.simd != NULL and is_fused(q, job.simd.tile_rows, 8 if job.is_f64 else 4)
+    job.chunk = (BLAS_CHUNK if job.simd == NULL else SIMD_CHUNK) // (4 * q.H * q.B + 1)
+    job.chunk = max(1, min(q.T, job.chunk))
+    q.state_slots = q.T + 1 if save else 2
+    q.gate_slots = max(1, q.T) if save else job.chunk
+    q.m_slots = max(1, q.T) if save else 1
+    return 0
+
+
+cdef inline bint is_fused(const fl_lstm *q, Py_ssize_t tile_rows, Py_ssize_t item):
+    """Whether the steps multiply x too, instead of finding its projection in the gates."""
+    if q.T == 1 or q.I <= FUSED_INPUTS:
+        return True
+    cdef Py_ssize_t row = 4 * (q.I + q.P) * item  # of one unit's four gates
+    return q.B >= 2 * tile_rows * threads and (
+        q.L * row <= FUSED_PANEL_BYTES or q.H * row >= FUSED_BYTES)
+
+
+cdef int units_team_size(const fl_lstm *q) noexcept nogil:
+    """How many threads share the units of a step: one, where a projection needs all of them."""
+    if q.w_proj != NULL:
+        return 1
+    cdef double flop = 8.0 * q.B * q.H * (q.I + q.P)
+    return threads if flop >= UNITS_FLOP and (q.U + 3) // 4 >= threads else 1
+
+
+cdef int team_size(Job *job) noexcept:
+    """How many threads a call gets, and what they share: rows, or for few rows the units."""
+    cdef fl_lstm *q = job.q
+    if job.simd == NULL or threads == 1:
+        return 1
+    if q.B >= ROWS_A_THREAD * threads:
+        return threads if 8.0 * q.B * q.H * (q.I + q.P) * q.T >= ROWS_FLOP else 1
+    job.by_units = True
+    return units_team_size(q)
+
+
+cdef int interrupted(const Job *job) except -1:
+    """Raise what a signal handler raised during the job: KeyboardInterrupt."""
+    return -1 if job.interrupted else 0

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: MIT
+"""What the engine and `_stream` use of `_packed`."""
+
+from ._csrc cimport fl_kernels
+
+
+cdef class Weights:
+    cdef readonly object spec
+    cdef readonly dict arrays  # name -> contiguous array or None; copies where they are kept
+    cdef const fl_kernels *simd  # NULL: the BLAS step, nothing is packed
+    cdef Py_ssize_t L
+    cdef bint is_f64
+    cdef object panels, b_panel, x_columns, h_columns
+    cdef object peephole_panel, m_panels, m_columns  # None without peepholes, a projection
+    cdef int pack(self) except -1
+    cdef int pack_peepholes(self) except -1
+    cdef int pack_transposed(self) except -1
+    cdef int prepare_backward(self, Py_ssize_t rows, bint add) except -1
+    cdef bint matches(self, dict arrays) except -1
+
+
+cdef class KeptWeights:
+    cdef object spec
+    cdef bint frozen
+    cdef Weights packed, unpacked
+    cdef Weights get(self, dict arrays, dict masks, Py_ssize_t T, Py_ssize_t B, bint save)
+    cdef Weights as_they_are(self, dict arrays, bint save)
+
+
+cdef Weights weights_once(dict arrays, dict masks, spec, Py_ssize_t T, Py_ssize_t B)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""The engine's rows: the caller's, longest first, without those of length 0.
+
+So the rows that have a step t are the first ``active[t]``, and nothing is computed in vain. In
+Cython only because a call of one step would feel the interpreter.
+"""
+
+import numpy as np
+
+from ._memory import aligned
+
+__all__ = ["by_length", "resets_of", "sorted_input"]
+
+_one_step = None  # of the last single step: steps come one after the other
+
+
+def by_length(lengths, T, B):
+    """How the engine orders its rows: longest first, without those of length 0.
+
+    Returns
+    -------
+    order : ndarray (B',) of intp, or None
+        The engine's row k is the caller's row order[k]; None: the caller's order.
+    active : ndarray (T,) of intp
+        How many rows have a step t. Not to be written.
+    """
+    global _one_step
+    if lengths is None:
+        if T != 1:
+            return None, np.full(T, B, np.intp)
+        active = _one_step  # a local: another thread may replace it
+        if active is None or active[0] != B:
+            _one_step = active = np.full(1, B, np.intp)
+        return None, active
+    order = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]
+    return order, np.count_nonzero(lengths[order, None] > np.arange(T), axis=0).astype(np.intp)
+
+
+def sorted_input(x, lengths, order):
+    """x (T, B', I) in the engine's rows, zeros beyond a row's length."""
+    x = x.take(order, axis=1)
+    x[np.arange(len(x))[:, None] >= lengths[order]] = 0
+    return x
+
+
+def resets_of(reset, order, active, width, dtype):
+    """Where the engine's rows are reset, and memory for their cells before: None without resets.
+
+    Returns
+    -------
+    index : ndarray (T, B') of intp
+        -1, or the row of ``cells`` that belongs to this step's reset.
+    cells : ndarray (n, width)
+    """
+    if reset is None:
+        return None
+    rows = reset if order is None else reset[:, order]
+    rows = rows & (np.arange(rows.shape[1]) < active[:, None])
+    index = np.where(rows, np.cumsum(rows).reshape(rows.shape) - 1, -1).astype(np.intp, "C")
+    return index, aligned((np.count_nonzero(rows), width), dtype)
