@@ -57,7 +57,8 @@ typedef struct {
 
     /* the tape, or scratch of fewer slots when nothing is kept */
     void *h, *c; /* (state_slots,B,h_row) (state_slots,B,U*L) */
-    void *gates; /* (gate_slots,B,U,4,L); backward: dgates, in place */
+    void *gates; /* (gate_slots,B,U,4,L), not touched where x is fused and nothing saved;
+                    backward: dgates, in place */
     void *m;     /* (m_slots,B,U*L) o * tanh(c), used with a projection */
     ptrdiff_t state_slots, gate_slots, m_slots, h_row;
 

@@ -244,11 +244,11 @@ cdef tuple states_to_keep(fl_lstm *q, dtype, h0, c0, bint zeros):
 
 
 cdef int states_in(Scratch scratch, Job *job, bint zeros) except -1:
-    """h and c of two steps, and the gates of a chunk."""
+    """h and c of two steps, and the gates of a chunk, which stay in registers where x is fused."""
     cdef fl_lstm *q = job.q
     cdef Py_ssize_t item = 8 if job.is_f64 else 4
     cdef Py_ssize_t states = (2 * q.B * (q.h_row + q.U * q.L) * item + 63) // 64 * 64
-    cdef Py_ssize_t gates = q.gate_slots * q.B * q.U * 4 * q.L * item
+    cdef Py_ssize_t gates = 0 if job.fused else q.gate_slots * q.B * q.U * 4 * q.L * item
     cdef char *start = scratch.take(states + gates)
     if zeros:
         memset(start, 0, states + gates)

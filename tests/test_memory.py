@@ -8,6 +8,7 @@ the result must be right.
 """
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -121,6 +122,25 @@ def test_memory_a_failed_backward_leaves_the_tape(isa, counter):
         return lstm.backward(tape, y)[0]
 
     np.testing.assert_array_equal(gradient(True), gradient(False))
+
+
+def test_memory_steps_that_multiply_x_reserve_no_gates(isa, counter):
+    """Without a tape their gates stay in registers: what a call works in is two steps' h and c."""
+    B, H = 3, 32
+
+    def asked(I):
+        layer = fl.LSTM(I, H, seed=0)
+        counter(1)
+        with pytest.raises(MemoryError, match="for scratch memory") as raised:
+            layer(np.ones((6, B, I), np.float32))
+        return int(re.search("cannot allocate ([0-9]+) bytes", str(raised.value)).group(1))
+
+    states, step = 2 * B * 2 * H * 4, B * 4 * H * 4
+    assert asked(20) >= states + step  # x is projected into the gates before
+    if isa == "none":
+        assert asked(4) >= states + step
+    else:
+        assert asked(4) <= states + 128  # a cache line at either end
 
 
 # What one operation does under every failure of malloc; prints the number of each outcome.
