@@ -70,6 +70,7 @@ class _ReferenceDirection:
         self.spec = spec
 
     def forward(self, x, weights, start, y, end, lengths=None, reverse=False, save=False, **steps):
+        """Write y and the final state to ``end``; returns the tape, or None without ``save``."""
         h_n, c_n = end
         _, (h_n[...], c_n[...]), tape = reference.lstm_forward(
             x, **weights, state=start, lengths=lengths, reverse=reverse, spec=self.spec,
@@ -78,6 +79,7 @@ class _ReferenceDirection:
         return tape
 
     def backward(self, tape, dy, dend, dstart, dw, keep=False):
+        """Write dstart and the gradients dw of the weights; returns dx."""
         dh0, dc0 = dstart
         dx, (dh0[...], dc0[...]), grads = reference.lstm_backward(tape, dy, dend, keep=keep)
         for name, d in grads.items():

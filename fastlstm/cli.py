@@ -92,6 +92,7 @@ class _Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are those of `main`."""
 
     def error(self, message):
+        """Raise the error instead of ending the process."""
         raise InputError(f"{message} (see {self.prog} --help)")
 
 

@@ -227,6 +227,7 @@ class _Dates:
         self.column, self.keys, self.text = column, [], None
 
     def append(self, where, text):
+        """Take the next date; ``where`` it stands begins the message of what is wrong with it."""
         key = _date_key(text)
         if key is None:
             raise InputError(

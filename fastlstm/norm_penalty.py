@@ -191,6 +191,7 @@ class _GRUCell(_Cell):
         self.reset_after = tape.inputs.cell.reset_after
 
     def arrange(self, order):
+        """r and z in the order of the steps."""
         self.r, self.z = self.r[order], self.z[order]
 
     def _split(self, da):
@@ -199,17 +200,20 @@ class _GRUCell(_Cell):
         return da[..., : 2 * H], da[..., 2 * H :]
 
     def product(self, da, w_hh):
+        """da W_hh, but that n sees r * h, or r * (W_hh h) with ``reset_after``."""
         da_rz, da_n = self._split(da)
         u_rz, u_n = np.split(w_hh, [da_rz.shape[2]])
         through_n = (self.r * da_n) @ u_n if self.reset_after else self.r * (da_n @ u_n)
         return da_rz @ u_rz + through_n
 
     def immediate(self, da, v):
+        """The same with r where `product` has it."""
         da_rz, da_n = self._split(da)
         of_n = (self.r * da_n, v) if self.reset_after else (da_n, self.r * v)
         return np.vstack([_summed(da_rz, v), _summed(*of_n)])
 
     def carried(self, t, e_h, e_c, da):
+        """h[t] = z h[t-1] + ...: z of the error goes on."""
         return self.z[t] * e_h, 0
 
 
@@ -220,10 +224,12 @@ class _LSTMCell(_Cell):
         self.cells = self.f.shape[2]
 
     def arrange(self, order):
+        """f, o and the new c in the order of the steps."""
         after = self.tape.c[:-1] if self.tape.inputs.reverse else self.tape.c[1:]
         self.f, self.o, self.c = (a[order] for a in (self.f, self.o, after))
 
     def carried(self, t, e_h, e_c, da):
+        """c[t] = f c[t-1] + ...: f of the error goes on, and what the peepholes saw."""
         spec, c = self.tape.inputs.spec, self.c[t]
         output, d_output = activation(spec.output)
         dm = e_h if self.w_proj is None else e_h @ self.w_proj

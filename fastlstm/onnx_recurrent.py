@@ -180,6 +180,7 @@ class _LSTM(RecurrentNode):
     default_activations = ("Sigmoid", "Tanh", "Tanh")
 
     def kind(self, activations, attributes):
+        """A Spec, as yet without peepholes."""
         gate, candidate, output = activations
         coupled = attributes["input_forget"]
         if coupled not in (0, 1):
@@ -189,6 +190,7 @@ class _LSTM(RecurrentNode):
         )
 
     def make_cell(self, spec, arrays):
+        """A direction of an LSTM, whose peepholes are there where the input P is."""
         if "P" in arrays:
             spec = replace(spec, peepholes="io" if spec.coupled else "ifo")
         weights = from_layout("onnx", arrays)
@@ -199,12 +201,14 @@ class _GRU(RecurrentNode):
     default_activations = ("Sigmoid", "Tanh")
 
     def kind(self, activations, attributes):
+        """A GRUCell."""
         after = attributes["linear_before_reset"]
         if after not in (0, 1):
             raise ValueError(f"linear_before_reset must be 0 or 1, got {after}")
         return GRUCell(bool(after), *activations, clip=self.clip)
 
     def make_cell(self, cell, arrays):
+        """A direction of a GRU."""
         weights = from_layout("onnx", arrays, cell="gru")
         return backends.SiblingDirection(cell), {"b_ih": None, "b_hh": None, **weights}
 
@@ -218,9 +222,11 @@ class _RNN(RecurrentNode):
         return super()._activations(attributes)
 
     def kind(self, activations, attributes):
+        """An RNNCell."""
         return RNNCell(*activations, clip=self.clip)
 
     def make_cell(self, cell, arrays):
+        """A direction of an RNN."""
         return backends.SiblingDirection(cell), {
             "b": None, **from_layout("onnx", arrays, cell="rnn"),
         }  # fmt: skip

@@ -222,11 +222,13 @@ class _Window:
         self.drawn = {"rng": masks} if masks else {}
 
     def forward(self, x, weights, start, y, end, lengths, reverse, save, **steps):
+        """As `_engine.Direction.forward`, but that ``reverse`` is the cell's own."""
         return self.cell.forward(
             x, weights, start, y, end, lengths, self.reverse, save, **steps, **self.drawn
         )
 
     def backward(self, *args):
+        """As `_engine.Direction.backward`."""
         return self.cell.backward(*args)
 
 
