@@ -35,28 +35,38 @@
 #    define FL_MIN(a, b)        ((a) < (b) ? (a) : (b))
 #    define FL_MAX(a, b)        ((a) > (b) ? (a) : (b))
 
-/* BODY(mr, nv) with constants for these numbers; a tile has at most TILE_ROWS rows. */
-#    define FL_ROWS_(BODY, mr, nv)                                                                 \
-    case mr:                                                                                       \
-        if (mr <= TILE_ROWS) {                                                                     \
-            BODY(mr, nv)                                                                           \
-        }                                                                                          \
-        break;
-#    define FL_ROWS(BODY, rows, nv)                                                                \
+/* BODY(mr, nv) with constants for these numbers: a tile has 1 to TILE_ROWS rows, 1 to TILE_VECTORS
+ * vectors. The most of each is the default, so that there is no branch which no tile takes. */
+#    define FL_CASE(BODY, mr, nv)                                                                  \
+    case mr: {                                                                                     \
+        BODY(mr, nv)                                                                               \
+    } break;
+#    define FL_ROWS_3(BODY, rows, nv)                                                              \
         switch (rows) {                                                                            \
-            FL_ROWS_(BODY, 1, nv)                                                                  \
-            FL_ROWS_(BODY, 2, nv)                                                                  \
-            FL_ROWS_(BODY, 3, nv)                                                                  \
-            FL_ROWS_(BODY, 4, nv)                                                                  \
-            FL_ROWS_(BODY, 5, nv)                                                                  \
-            FL_ROWS_(BODY, 6, nv)                                                                  \
+            FL_CASE(BODY, 1, nv)                                                                   \
+            FL_CASE(BODY, 2, nv)                                                                   \
+        default: {                                                                                 \
+            BODY(3, nv)                                                                            \
+        }                                                                                          \
         }
+#    define FL_ROWS_6(BODY, rows, nv)                                                              \
+        switch (rows) {                                                                            \
+            FL_CASE(BODY, 1, nv)                                                                   \
+            FL_CASE(BODY, 2, nv)                                                                   \
+            FL_CASE(BODY, 3, nv)                                                                   \
+            FL_CASE(BODY, 4, nv)                                                                   \
+            FL_CASE(BODY, 5, nv)                                                                   \
+        default: {                                                                                 \
+            BODY(6, nv)                                                                            \
+        }                                                                                          \
+        }
+#    define FL_ROWS(BODY, rows, nv) FL_CAT2(FL_ROWS, TILE_ROWS)(BODY, rows, nv)
 #    define FL_TILE(BODY, rows, vectors)                                                           \
         switch (vectors) {                                                                         \
         case 1: FL_ROWS(BODY, rows, 1) break;                                                      \
         case 2: FL_ROWS(BODY, rows, 2) break;                                                      \
         case 3: FL_ROWS(BODY, rows, 3) break;                                                      \
-        case 4: FL_ROWS(BODY, rows, 4) break;                                                      \
+        default: FL_ROWS(BODY, rows, TILE_VECTORS)                                                 \
         }
 #endif
 

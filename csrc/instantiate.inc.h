@@ -13,6 +13,8 @@
 #endif
 
 #ifndef FL_NAME
+#    define FL_CAT2_(a, b)      a##_##b
+#    define FL_CAT2(a, b)       FL_CAT2_(a, b)
 #    define FL_CAT3_(a, b, c)   a##_##b##_##c
 #    define FL_CAT3(a, b, c)    FL_CAT3_(a, b, c)
 #    define FL_NAME(name, type) FL_CAT3(name, type, ISA)

@@ -5,8 +5,6 @@
 
 #define FL_STRING_(text) #text
 #define FL_STRING(text)  FL_STRING_(text)
-#define FL_CAT2_(a, b)   a##_##b
-#define FL_CAT2(a, b)    FL_CAT2_(a, b)
 #define FL_BOTH(name)    {FL_NAME(name, f32), FL_NAME(name, f64)}
 
 extern const fl_kernels FL_CAT2(fl_kernels, ISA);
