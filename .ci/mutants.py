@@ -240,11 +240,11 @@ MUTANTS = {
         "pass",
         LSTM,
     ),
-    "engine: y of padding is not 0": (ENGINE, "    y[...] = 0\n", "", LSTM),
+    "engine: y of padding is not 0": (ROWS, "    y[...] = 0\n", "", LSTM),
     "engine: results in the engine's order": (
-        ENGINE,
-        "y[:, order] = to",
-        "y[:, np.sort(order)] = to",
+        ROWS,
+        "y[:, order] = rows_y",
+        "y[:, np.sort(order)] = rows_y",
         LSTM,
     ),
     "engine: dh_n in the caller's order": (

@@ -12,10 +12,6 @@ rows, or a longer sum, than they can count is split into pieces of `STEP`.
 from libc.stdint cimport uintptr_t
 from scipy.linalg.cython_blas cimport dgemm, sgemm
 
-ctypedef fused real:
-    float
-    double
-
 cdef Py_ssize_t STEP = 1 << 30  # rows of C, or terms of the sum, in one call of BLAS
 
 
@@ -24,7 +20,7 @@ cdef inline void piece(
     const real *a, Py_ssize_t lda, const real *b, Py_ssize_t ldb,
     real beta, real *c, Py_ssize_t ldc,
 ) noexcept nogil:
-    """gemm where every size fits BLAS' integers."""
+    """`row_major` where every size fits BLAS' integers."""
     cdef char op_a = c'T' if trans_a else c'N'
     cdef char op_b = c'T' if trans_b else c'N'
     cdef int m_ = <int>m, n_ = <int>n, k_ = <int>k
@@ -38,12 +34,12 @@ cdef inline void piece(
               &beta, c, &ldc_)
 
 
-cdef void gemm(
+cdef void row_major(
     bint trans_a, bint trans_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
     const real *a, Py_ssize_t lda, const real *b, Py_ssize_t ldb,
     real beta, real *c, Py_ssize_t ldc,
 ) noexcept nogil:
-    """C (m, n) := op(A) op(B) + beta C, row-major; n and the leading dimensions below 2^31."""
+    """C (m, n) := op(A) op(B) + beta C; n and the leading dimensions below 2^31."""
     cdef Py_ssize_t i, j, rows, terms
     cdef real beta_k
     cdef const real *a_piece
@@ -71,7 +67,7 @@ cdef void gemm(
 
 
 def addresses():
-    """The addresses of gemm for float32 and for float64, as integers."""
-    cdef gemm_f32_t f32 = gemm[float]
-    cdef gemm_f64_t f64 = gemm[double]
+    """The addresses of `row_major` for float32 and for float64, as integers."""
+    cdef gemm_f32_t f32 = row_major[float]
+    cdef gemm_f64_t f64 = row_major[double]
     return <uintptr_t>f32, <uintptr_t>f64

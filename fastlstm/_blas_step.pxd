@@ -7,7 +7,7 @@ gates is i[H] f[H] g[H] o[H], and all rows and units of a step are done at once.
 
 from libc.string cimport memcpy, memset
 
-from ._blas cimport gemm_f32_t, gemm_f64_t
+from ._blas cimport gemm
 from ._csrc cimport FL_PEEPHOLE_F, FL_PEEPHOLE_I, FL_PEEPHOLE_O, fl_lstm
 from ._gates cimport gates_backward, gates_forward
 from ._variants cimport (
@@ -18,18 +18,6 @@ from ._variants cimport (
 ctypedef fused real:
     float
     double
-
-
-cdef inline void gemm(
-    const fl_lstm *q, bint trans_a, bint trans_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
-    const real *a, Py_ssize_t lda, const real *b, Py_ssize_t ldb,
-    real beta, real *c, Py_ssize_t ldc,
-) noexcept nogil:
-    """C (m, n) := op(A) op(B) + beta C, row-major."""
-    if real is float:
-        (<gemm_f32_t>q.gemm)(trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc)
-    else:
-        (<gemm_f64_t>q.gemm)(trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc)
 
 
 cdef inline real *gates_of(const real *tag, const fl_lstm *q, Py_ssize_t t) noexcept nogil:
@@ -48,8 +36,8 @@ cdef inline void project(
     const real *tag, const fl_lstm *q, Py_ssize_t t0, Py_ssize_t t1
 ) noexcept nogil:
     """gates[t] := W_ih x[t] for the steps t0 <= t < t1."""
-    gemm(q, False, True, (t1 - t0) * q.B, 4 * q.H, q.I, <const real *>q.x + t0 * q.B * q.I, q.I,
-         <const real *>q.w_ih, q.I, <real>0, gates_of(tag, q, t0), 4 * q.H)
+    gemm(q.gemm, False, True, (t1 - t0) * q.B, 4 * q.H, q.I, <const real *>q.x + t0 * q.B * q.I,
+         q.I, <const real *>q.w_ih, q.I, <real>0, gates_of(tag, q, t0), 4 * q.H)
 
 
 cdef inline void step_forward(
@@ -64,7 +52,7 @@ cdef inline void step_forward(
     cdef real *m = <real *>q.m + t % q.m_slots * q.B * H if q.w_proj != NULL else h
     cdef real *gates = gates_of(tag, q, t)
     if v.plain:
-        gemm(q, False, True, n, G, P, h_prev, P, <const real *>q.w_hh, P, <real>1, gates, G)
+        gemm(q.gemm, False, True, n, G, P, h_prev, P, <const real *>q.w_hh, P, <real>1, gates, G)
         for r in range(n):
             gates_forward(H, v.sigmoid, v.tanh, gates + r * G, <const real *>q.b, c_prev + r * H,
                           c + r * H, m + r * H)
@@ -72,7 +60,7 @@ cdef inline void step_forward(
         add_recurrence(tag, q, v, t, n, h_prev, gates)
         variant_rows(tag, q, v, t, n, gates, c_prev, c, m)
     if q.w_proj != NULL:  # h[t] = W_proj m
-        gemm(q, False, True, n, P, H, m, H, <const real *>q.w_proj, H, <real>0, h, P)
+        gemm(q.gemm, False, True, n, P, H, m, H, <const real *>q.w_proj, H, <real>0, h, P)
     if v.zoned_h:
         for r in range(n):
             mix(P, keeps(v.keeps_h, q, t, r, P), <real>v.keep_h, h_prev + r * P, h + r * P,
@@ -110,12 +98,12 @@ cdef inline void step_backward(
     if q.w_proj != NULL:  # h[t] = W_proj m
         memcpy(<real *>q.dh_all + t * q.B * P, dh, n * P * sizeof(real))
         dm = scratch + ROW_SCRATCH * H
-        gemm(q, False, False, n, H, P, dh, P, <const real *>q.w_proj, H, <real>0, dm, H)
+        gemm(q.gemm, False, False, n, H, P, dh, P, <const real *>q.w_proj, H, <real>0, dm, H)
     if v.plain:
         for r in range(n):
             gates_backward(H, v.tanh, gates + r * G, c_prev + r * H, c + r * H, scratch,
                            dm + r * H, <real *>q.dc + r * H)
-        gemm(q, False, False, n, P, G, gates, G, <const real *>q.w_hh, P, <real>0, dh, P)
+        gemm(q.gemm, False, False, n, P, G, gates, G, <const real *>q.w_hh, P, <real>0, dh, P)
         return
     variant_rows_backward(tag, q, v, t, n, gates, c_prev, c, dm, scratch)
     recurrence_backward(tag, q, v, t, n, gates, scratch)
@@ -193,18 +181,18 @@ cdef inline void add_recurrence(
             h_drop[j] = (<const real *>v.drop_h)[j] * h_prev[j]
         h_prev = h_drop
     if ln_x == NULL:
-        gemm(q, False, True, n, G, P, h_prev, P, <const real *>q.w_hh, P, <real>1, gates, G)
+        gemm(q.gemm, False, True, n, G, P, h_prev, P, <const real *>q.w_hh, P, <real>1, gates, G)
     else:
         memcpy(x_hat, gates, n * G * sizeof(real))
-        gemm(q, False, True, n, G, P, h_prev, P, <const real *>q.w_hh, P, <real>0, h_hat, G)
+        gemm(q.gemm, False, True, n, G, P, h_prev, P, <const real *>q.w_hh, P, <real>0, h_hat, G)
         for r in range(n):
             x_scale[r] = normalise(4, H, v.live, x_hat + r * G)
             h_scale[r] = normalise(4, H, v.live, h_hat + r * G)
             for j in range(G):
                 gates[r * G + j] = ln_x[j] * x_hat[r * G + j] + ln_h[j] * h_hat[r * G + j]
     if w_fgr != NULL:  # the rows of i f lie together in the gates, those of o apart
-        gemm(q, False, True, n, 2 * H, 3 * H, ifo, 3 * H, w_fgr, 3 * H, <real>1, gates, G)
-        gemm(q, False, True, n, H, 3 * H, ifo, 3 * H, w_fgr + 6 * H * H, 3 * H, <real>1,
+        gemm(q.gemm, False, True, n, 2 * H, 3 * H, ifo, 3 * H, w_fgr, 3 * H, <real>1, gates, G)
+        gemm(q.gemm, False, True, n, H, 3 * H, ifo, 3 * H, w_fgr + 6 * H * H, 3 * H, <real>1,
              gates + 3 * H, G)
 
 
@@ -255,9 +243,9 @@ cdef inline void recurrence_backward(
     cdef const real *w_fgr = <const real *>v.w_fgr
     cdef real *difo = <real *>v.difo
     if w_fgr != NULL:
-        gemm(q, False, False, n, 3 * H, 2 * H, gates, G, w_fgr, 3 * H, <real>0, difo, 3 * H)
-        gemm(q, False, False, n, 3 * H, H, gates + 3 * H, G, w_fgr + 6 * H * H, 3 * H, <real>1,
-             difo, 3 * H)
+        gemm(q.gemm, False, False, n, 3 * H, 2 * H, gates, G, w_fgr, 3 * H, <real>0, difo, 3 * H)
+        gemm(q.gemm, False, False, n, 3 * H, H, gates + 3 * H, G, w_fgr + 6 * H * H, 3 * H,
+             <real>1, difo, 3 * H)
     if v.ln_x != NULL:
         for r in range(n):
             product_backward(q, v, <const real *>v.ln_x, gates + r * G, x_scale[r],
@@ -265,7 +253,7 @@ cdef inline void recurrence_backward(
             product_backward(q, v, <const real *>v.ln_h, gates + r * G, h_scale[r],
                              h_hat + r * G, <real *>v.dln_h, scratch)
         gates = h_hat
-    gemm(q, False, False, n, P, G, gates, G, <const real *>q.w_hh, P, <real>0, <real *>q.dh, P)
+    gemm(q.gemm, False, False, n, P, G, gates, G, <const real *>q.w_hh, P, <real>0, <real *>q.dh, P)
 
 
 # -- the weights' gradients --------------------------------------------------------------------
@@ -289,10 +277,10 @@ cdef inline void sum_gradients(
         dgates_x, dgates_h = <const real *>v.x_hat + r0 * G, <const real *>v.h_hat + r0 * G
     if v.h_drop != NULL:
         h_prev = <const real *>v.h_drop + r0 * P
-    gemm(q, False, False, n, I, G, dgates_x, G, <const real *>q.w_ih, I, <real>0,
+    gemm(q.gemm, False, False, n, I, G, dgates_x, G, <const real *>q.w_ih, I, <real>0,
          <real *>q.dx + r0 * I, I)
-    gemm(q, True, False, G, I, n, dgates_x, G, x, I, sums, <real *>q.dw_ih, I)
-    gemm(q, True, False, G, P, n, dgates_h, G, h_prev, P, sums, <real *>q.dw_hh, P)
+    gemm(q.gemm, True, False, G, I, n, dgates_x, G, x, I, sums, <real *>q.dw_ih, I)
+    gemm(q.gemm, True, False, G, P, n, dgates_h, G, h_prev, P, sums, <real *>q.dw_hh, P)
     if db != NULL:
         if sums == 0:
             memset(db, 0, G * sizeof(real))
@@ -300,7 +288,7 @@ cdef inline void sum_gradients(
             for j in range(G):
                 db[j] += dgates[r * G + j]
     if q.w_proj != NULL:
-        gemm(q, True, False, P, q.H, n, <const real *>q.dh_all + r0 * P, P,
+        gemm(q.gemm, True, False, P, q.H, n, <const real *>q.dh_all + r0 * P, P,
              <const real *>q.m + r0 * q.H, q.H, sums, <real *>q.dw_proj, q.H)
     if q.dw_peephole != NULL:
         sum_peephole_gradients(tag, q, v, r0, r1, sums == 0)
@@ -336,6 +324,6 @@ cdef inline void sum_fgr_gradients(
     cdef const real *dgates = <const real *>q.gates + r0 * 4 * H
     cdef const real *ifo = <const real *>v.ifo + (q.reverse * q.B + r0) * 3 * H
     cdef real *dw = <real *>v.dw_fgr
-    gemm(q, True, False, 2 * H, 3 * H, n, dgates, 4 * H, ifo, 3 * H, sums, dw, 3 * H)
-    gemm(q, True, False, H, 3 * H, n, dgates + 3 * H, 4 * H, ifo, 3 * H, sums,
-         dw + 6 * H * H, 3 * H)
+    gemm(q.gemm, True, False, 2 * H, 3 * H, n, dgates, 4 * H, ifo, 3 * H, sums, dw, 3 * H)
+    gemm(q.gemm, True, False, H, 3 * H, n, dgates + 3 * H, 4 * H, ifo, 3 * H, sums, dw + 6 * H * H,
+         3 * H)

@@ -27,7 +27,7 @@ from .sequences import Steps
 from .spec import Spec
 from .tape import StepNorms, Tape
 from ._memory import aligned
-from ._rows import by_length, resets_of, sorted_input
+from ._rows import by_length, in_callers_rows, resets_of, sorted_input
 from ._variants import variant_memory
 
 from ._arrays cimport View, address, view_of
@@ -256,16 +256,6 @@ cdef int states_in(Scratch scratch, Job *job, bint zeros) except -1:
     return 0
 
 
-cdef int in_callers_rows(order, y, to, tuple to_ends, tuple ends, tuple given) except -1:
-    """y and the final states from the engine's rows; rows without a step keep what was given."""
-    y[...] = 0
-    y[:, order] = to
-    for end, rows, initial in zip(to_ends, ends, given):
-        end[...] = 0 if initial is None else initial
-        end[order] = rows
-    return 0
-
-
 cdef int use_resets(Job *job, resets) except -1:
     """Let the loops find what `resets_of` gave."""
     if resets is not None:
@@ -298,18 +288,14 @@ cdef run_backward(
         view = view_of(dy)
         q.dy, q.dy_t, q.dy_b = view.data, view.stride[0], view.stride[1]
     dx = np.empty((T, B, q.I), dtype)
-    full = np.zeros((T, inputs.B, q.I), dtype) if ragged else dx
+    full = np.empty((T, inputs.B, q.I), dtype) if ragged else dx
     dh_all = dm = norms = None
     if q.w_proj != NULL:
         dh_all = aligned((T, B, q.h_row), dtype, ragged)
         dm = aligned((B, q.U * q.L), dtype)
     q.dx, q.dh_all, q.dm = address(dx), address(dh_all), address(dm)
     use_tape(&q, tape, dw)
-    if tape.kept is not None:
-        memory = {name: a.copy() for name, a in tape.kept.items()} if keep else tape.kept
-        use_memory(&job.variant, memory, q.m_slots)
-        difo = np.zeros((B, 3 * q.H), dtype) if job.variant.w_fgr != NULL else None
-        use_gradients(&job.variant, dw, difo, add)
+    _kept = None if tape.kept is None else use_kept(&job, tape.kept, dw, dtype, keep)
     if step_norms:
         norms = aligned((T, B, q.U, 2), dtype, True)
         q.norms, q.variant = address(norms), True
@@ -334,13 +320,11 @@ cdef run_backward(
         dw["w_hh"] *= inputs.masks["weight_drop"]
     if step_norms:
         norms = norms_of_steps(norms, dh_all if job.simd != NULL else None, tape)
-    if not ragged:
-        dh0[...], dc0[...] = dh[:, :q.P], dc[:, :q.H]
-        return dx, norms
-    for d0, rows, d_n in ((dh0, dh[:, :q.P], dh_n), (dc0, dc[:, :q.H], dc_n)):
-        d0[...] = 0 if d_n is None else d_n
-        d0[order] = rows
-    full[:, order] = dx
+    dh, dc = dh[:, :q.P], dc[:, :q.H]
+    if ragged:
+        in_callers_rows(order, full, dx, (dh0, dc0), (dh, dc), (dh_n, dc_n))
+    else:
+        dh0[...], dc0[...] = dh, dc
     return full, norms
 
 
@@ -364,6 +348,17 @@ cdef int use_tape(fl_lstm *q, tape, dict dw) except -1:
     q.db, q.dw_proj = address(dw.get("b")), address(dw.get("w_proj"))
     q.dw_peephole = address(dw.get("w_peephole"))
     return 0
+
+
+cdef tuple use_kept(Job *job, dict memory, dict dw, dtype, keep):
+    """Let the loops find what the tape of a variant keeps; returns what must live meanwhile."""
+    cdef fl_lstm *q = job.q
+    if keep:
+        memory = {name: a.copy() for name, a in memory.items()}
+    use_memory(&job.variant, memory, q.m_slots)
+    difo = np.zeros((q.B, 3 * q.H), dtype) if job.variant.w_fgr != NULL else None
+    use_gradients(&job.variant, dw, difo, q.add)
+    return memory, difo
 
 
 cdef int gradients_in(Scratch scratch, Job *job, int n) except -1:

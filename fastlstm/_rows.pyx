@@ -9,7 +9,7 @@ import numpy as np
 
 from ._memory import aligned
 
-__all__ = ["by_length", "resets_of", "sorted_input"]
+__all__ = ["by_length", "in_callers_rows", "resets_of", "sorted_input"]
 
 _one_step = None  # of the last single step: steps come one after the other
 
@@ -41,6 +41,18 @@ def sorted_input(x, lengths, order):
     x = x.take(order, axis=1)
     x[np.arange(len(x))[:, None] >= lengths[order]] = 0
     return x
+
+
+def in_callers_rows(order, y, rows_y, ends, rows_ends, given):
+    """Write y (T, B, .) and the final states from the engine's rows.
+
+    Beyond a row's length y is 0; a row without a step ends with what it was ``given``, None: zeros.
+    """
+    y[...] = 0
+    y[:, order] = rows_y
+    for end, rows, initial in zip(ends, rows_ends, given):
+        end[...] = 0 if initial is None else initial
+        end[order] = rows
 
 
 def resets_of(reset, order, active, width, dtype):

@@ -22,7 +22,8 @@ from . import _engine, reference, tangent_checks
 from .moved import Moved
 from .spec import Spec
 
-from ._blas_step cimport c_slot, gates_of, gemm, h_slot
+from ._blas cimport gemm
+from ._blas_step cimport c_slot, gates_of, h_slot
 from ._csrc cimport (
     FL_PEEPHOLE_F, FL_PEEPHOLE_I, FL_PEEPHOLE_O, fl_flush_denormals, fl_lstm, fl_restore_denormals,
 )
@@ -58,17 +59,19 @@ cdef void jvp_loop(const real *tag, Pass *a, Job *job) noexcept nogil:
     cdef real *tm
     # ta += tx W_ih^T + x TW_ih^T + h[t-1] TW_hh^T
     if v.x != NULL:
-        gemm(q, False, True, N, G, I, <const real *>v.x, I, <const real *>q.w_ih, I, <real>1, ta, G)
+        gemm(q.gemm, False, True, N, G, I, <const real *>v.x, I, <const real *>q.w_ih, I, <real>1,
+             ta, G)
     if v.w_ih != NULL:
-        gemm(q, False, True, N, G, I, <const real *>q.x, I, <const real *>v.w_ih, I, <real>1, ta, G)
+        gemm(q.gemm, False, True, N, G, I, <const real *>q.x, I, <const real *>v.w_ih, I, <real>1,
+             ta, G)
     if v.w_hh != NULL:
-        gemm(q, False, True, N, G, P, h_slot(tag, q, q.reverse), P, <const real *>v.w_hh, P,
+        gemm(q.gemm, False, True, N, G, P, h_slot(tag, q, q.reverse), P, <const real *>v.w_hh, P,
              <real>1, ta, G)
     for s in range(q.T):
         t = q.T - 1 - s if q.reverse else s
         before, after, n = t + q.reverse, t + 1 - q.reverse, q.active[t]
         ta = gates_of(tag, v, t)
-        gemm(q, False, True, n, G, P, h_slot(tag, v, before), P, <const real *>q.w_hh, P,
+        gemm(q.gemm, False, True, n, G, P, h_slot(tag, v, before), P, <const real *>q.w_hh, P,
              <real>1, ta, G)
         tm = <real *>v.m + t * B * H if q.w_proj != NULL else h_slot(tag, v, after)
         for r in range(n):
@@ -77,11 +80,11 @@ cdef void jvp_loop(const real *tag, Pass *a, Job *job) noexcept nogil:
                       c_slot(tag, q, after) + k, <real *>a.s_c + after * B * H + k, ta + r * G,
                       c_slot(tag, v, before) + k, c_slot(tag, v, after) + k, tm + k)
         if q.w_proj != NULL:  # h = W_proj m
-            gemm(q, False, True, n, P, H, tm, H, <const real *>q.w_proj, H, <real>0,
+            gemm(q.gemm, False, True, n, P, H, tm, H, <const real *>q.w_proj, H, <real>0,
                  h_slot(tag, v, after), P)
             if v.w_proj != NULL:
-                gemm(q, False, True, n, P, H, <real *>q.m + t * B * H, H, <const real *>v.w_proj, H,
-                     <real>1, h_slot(tag, v, after), P)
+                gemm(q.gemm, False, True, n, P, H, <real *>q.m + t * B * H, H,
+                     <const real *>v.w_proj, H, <real>1, h_slot(tag, v, after), P)
         if (s + 1) % patience == 0:
             look_for_ctrl_c(job, s)
             if job.interrupted:
@@ -110,9 +113,10 @@ cdef void hvp_loop(const real *tag, Pass *a, Job *job) noexcept nogil:
         if q.w_proj != NULL:  # h = W_proj m
             dm = <real *>a.dm
             memcpy(<real *>q.dh_all + t * B * 2 * P, dh, 2 * n * P * sizeof(real))
-            gemm(q, False, False, 2 * n, H, P, dh, P, <const real *>q.w_proj, H, <real>0, dm, H)
+            gemm(q.gemm, False, False, 2 * n, H, P, dh, P, <const real *>q.w_proj, H, <real>0, dm,
+                 H)
             if v.w_proj != NULL:
-                gemm(q, False, False, n, H, P, dh, 2 * P, <const real *>v.w_proj, H, <real>1,
+                gemm(q.gemm, False, False, n, H, P, dh, 2 * P, <const real *>v.w_proj, H, <real>1,
                      dm + H, 2 * H)
         d = <real *>a.d + t * B * 2 * G
         for r in range(n):
@@ -122,9 +126,9 @@ cdef void hvp_loop(const real *tag, Pass *a, Job *job) noexcept nogil:
                       c_slot(tag, q, after) + k, c_slot(tag, v, after) + k,
                       <real *>a.s_c + after * B * H + k, dm + 2 * k, dm + 2 * k + H,
                       dc + 2 * k, dc + 2 * k + H, d + 2 * r * G, d + 2 * r * G + G)
-        gemm(q, False, False, 2 * n, P, G, d, G, <const real *>q.w_hh, P, <real>0, dh, P)
+        gemm(q.gemm, False, False, 2 * n, P, G, d, G, <const real *>q.w_hh, P, <real>0, dh, P)
         if v.w_hh != NULL:
-            gemm(q, False, False, n, P, G, d, 2 * G, <const real *>v.w_hh, P, <real>1, dh + P,
+            gemm(q.gemm, False, False, n, P, G, d, 2 * G, <const real *>v.w_hh, P, <real>1, dh + P,
                  2 * P)
         if (s + 1) % patience == 0:
             look_for_ctrl_c(job, s)
@@ -140,9 +144,10 @@ cdef void sum_pairs(const real *tag, Pass *a) noexcept nogil:
     cdef const real *d = <const real *>a.d
     cdef real *dx = <real *>q.dx
     cdef real *db = <real *>q.db
-    gemm(q, False, False, 2 * N, I, G, d, G, <const real *>q.w_ih, I, <real>0, dx, I)
+    gemm(q.gemm, False, False, 2 * N, I, G, d, G, <const real *>q.w_ih, I, <real>0, dx, I)
     if v.w_ih != NULL:
-        gemm(q, False, False, N, I, G, d, 2 * G, <const real *>v.w_ih, I, <real>1, dx + I, 2 * I)
+        gemm(q.gemm, False, False, N, I, G, d, 2 * G, <const real *>v.w_ih, I, <real>1, dx + I,
+             2 * I)
     pair(q, G, I, N, d, <const real *>q.x, <const real *>v.x, <real *>q.dw_ih)
     pair(q, G, P, N, d, h_slot(tag, q, q.reverse), h_slot(tag, v, q.reverse), <real *>q.dw_hh)
     if q.w_proj != NULL:
@@ -162,9 +167,9 @@ cdef inline void pair(
     const real *tx, real *dw,
 ) noexcept nogil:
     """dw (2,m,n): d^T x, and its tangent td^T x + d^T tx; d (rows,2,m), x (rows,n)."""
-    gemm(q, True, False, 2 * m, n, rows, d, 2 * m, x, n, <real>0, dw, n)
+    gemm(q.gemm, True, False, 2 * m, n, rows, d, 2 * m, x, n, <real>0, dw, n)
     if tx != NULL:
-        gemm(q, True, False, m, n, rows, d, 2 * m, tx, n, <real>1, dw + m * n, n)
+        gemm(q.gemm, True, False, m, n, rows, d, 2 * m, tx, n, <real>1, dw + m * n, n)
 
 
 cdef inline void sum_peepholes(const real *tag, Pass *a) noexcept nogil:

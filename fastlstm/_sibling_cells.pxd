@@ -14,7 +14,7 @@ from libc.math cimport exp, expf, fabs, log1p, log1pf
 from libc.string cimport memcpy, memset
 
 from ._activations cimport Activation, activate, derive
-from ._blas cimport gemm_f32_t, gemm_f64_t
+from ._blas cimport gemm
 
 ctypedef fused real:
     float
@@ -68,18 +68,6 @@ cdef struct Sibling:  # one call
     bint interrupted
 
 
-cdef inline void gemm(
-    const Sibling *q, bint trans_a, bint trans_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
-    const real *a, Py_ssize_t lda, const real *b, Py_ssize_t ldb,
-    real beta, real *c, Py_ssize_t ldc,
-) noexcept nogil:
-    """C (m, n) := op(A) op(B) + beta C, row-major."""
-    if real is float:
-        (<gemm_f32_t>q.gemm)(trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc)
-    else:
-        (<gemm_f64_t>q.gemm)(trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc)
-
-
 cdef inline bint moves(const Sibling *q, Py_ssize_t t, Py_ssize_t r) noexcept nogil:
     """Whether row r takes step t, of those that have it."""
     return q.mask == NULL or q.mask[t * q.B + r] != 0
@@ -122,7 +110,7 @@ cdef inline void rnn_forward(
     cdef Py_ssize_t H = q.H, n = q.active[t], r, j
     cdef const real *b = <const real *>q.b
     cdef real *a
-    gemm(q, False, True, n, H, H, start[0], H, <const real *>q.w_hh, H, <real>1, gates, H)
+    gemm(q.gemm, False, True, n, H, H, start[0], H, <const real *>q.w_hh, H, <real>1, gates, H)
     for r in range(n):
         a = gates + r * H
         if b != NULL:
@@ -146,7 +134,7 @@ cdef inline void rnn_backward(
         unsquash(&q.candidate, H, a, dh + r * H, clipped_of(q, t, r))
         memcpy(a, dh + r * H, H * sizeof(real))
         memset(dh + r * H, 0, H * sizeof(real))
-    gemm(q, False, False, n, H, H, gates, H, <const real *>q.w_hh, H, <real>1, dh, H)
+    gemm(q.gemm, False, False, n, H, H, gates, H, <const real *>q.w_hh, H, <real>1, dh, H)
 
 
 # -- GRU ---------------------------------------------------------------------------------------
@@ -160,7 +148,7 @@ cdef inline void gru_forward(
     cdef const real *w_hh = <const real *>q.w_hh
     cdef const real *h
     cdef real *a
-    gemm(q, False, True, n, products, H, start[0], H, w_hh, H, <real>0, u, G)
+    gemm(q.gemm, False, True, n, products, H, start[0], H, w_hh, H, <real>0, u, G)
     for r in range(n):
         a, h = gates + r * 4 * H, start[0] + r * H
         gru_gates(q, a, u + r * G, clipped_of(q, t, r))
@@ -171,7 +159,7 @@ cdef inline void gru_forward(
                 a[3 * H + j] = a[j] * h[j]
     if q.reset_after:
         return
-    gemm(q, False, True, n, H, H, gates + 3 * H, 4 * H, w_hh + 2 * H * H, H, <real>1,
+    gemm(q.gemm, False, True, n, H, H, gates + 3 * H, 4 * H, w_hh + 2 * H * H, H, <real>1,
          gates + 2 * H, 4 * H)
     for r in range(n):
         gru_output(q, gates + r * 4 * H, start[0] + r * H, end[0] + r * H, clipped_of(q, t, r))
@@ -232,14 +220,15 @@ cdef inline void gru_backward(
             memset(a, 0, 4 * H * sizeof(real))
         memcpy(du + r * G + 2 * H, a + 2 * H, H * sizeof(real))
     if not q.reset_after:  # n saw U_n (r h): du of r and z is scratch until they are known
-        gemm(q, False, False, n, H, H, gates + 2 * H, 4 * H, w_hh + 2 * H * H, H, <real>0, du, G)
+        gemm(q.gemm, False, False, n, H, H, gates + 2 * H, 4 * H, w_hh + 2 * H * H, H, <real>0, du,
+             G)
     for r in range(n):
         a, clipped = gates + r * 4 * H, clipped_of(q, t, r)
         if not moves(q, t, r):
             memset(du + r * G, 0, G * sizeof(real))
             continue
         gru_reset_backward(q, a, start[0] + r * H, dh + r * H, du + r * G, clipped)
-    gemm(q, False, False, n, H, G if q.reset_after else 2 * H, du, G, w_hh, H, <real>1, dh, H)
+    gemm(q.gemm, False, False, n, H, G if q.reset_after else 2 * H, du, G, w_hh, H, <real>1, dh, H)
 
 
 cdef inline void gru_output_backward(
@@ -307,7 +296,7 @@ cdef inline void slstm_forward(
     cdef real *a
     cdef real *u_k
     for k in range(q.N):  # u of a head: i~ f~ z~ o~ of its units
-        gemm(q, False, True, n, 4 * D, D, start[0] + k * D, H,
+        gemm(q.gemm, False, True, n, 4 * D, D, start[0] + k * D, H,
              <const real *>q.w_hh + k * 4 * D * D, D, <real>0, u + k * 4 * D, 4 * H)
     for r in range(n):
         a = gates + r * 5 * H
@@ -377,7 +366,7 @@ cdef inline void slstm_backward(
             for g in range(4):
                 memcpy(u + r * 4 * H + (4 * k + g) * D, a + g * H + k * D, D * sizeof(real))
     for k in range(q.N):
-        gemm(q, False, False, n, D, 4 * D, u + k * 4 * D, 4 * H,
+        gemm(q.gemm, False, False, n, D, 4 * D, u + k * 4 * D, 4 * H,
              <const real *>q.w_hh + k * 4 * D * D, D, <real>1, dh + k * D, H)
 
 

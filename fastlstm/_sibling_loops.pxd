@@ -9,8 +9,9 @@ the backward loop one product each gives dx and the gradients of the weights. A 
 
 from libc.string cimport memcpy, memset
 
+from ._blas cimport gemm
 from ._sibling_cells cimport (
-    GRU, RNN, STATES, Sibling, gemm, gru_backward as gru_step_backward, gru_forward as gru_step,
+    GRU, RNN, STATES, Sibling, gru_backward as gru_step_backward, gru_forward as gru_step,
     rnn_backward as rnn_step_backward, rnn_forward as rnn_step,
     slstm_backward as slstm_step_backward, slstm_forward as slstm_step,
 )
@@ -121,8 +122,8 @@ cdef inline void forward_loop(const real *tag, Sibling *q) noexcept nogil:
         if t // size != chunk:
             chunk = t // size
             t0, t1 = chunk * size, min(q.T, (chunk + 1) * size)
-            gemm(q, False, True, (t1 - t0) * q.B, q.G, q.I, <const real *>q.x + t0 * q.B * q.I,
-                 q.I, <const real *>q.w_ih, q.I, <real>0,
+            gemm(q.gemm, False, True, (t1 - t0) * q.B, q.G, q.I,
+                 <const real *>q.x + t0 * q.B * q.I, q.I, <const real *>q.w_ih, q.I, <real>0,
                  <real *>q.gates + t0 % q.gate_slots * q.B * q.K, q.K)
         gates = <real *>q.gates + t % q.gate_slots * q.B * q.K
         find_states(tag, q, t, start, end)
@@ -190,9 +191,9 @@ cdef inline void gradients(const real *tag, Sibling *q) noexcept nogil:
     while r0 < N:
         r1 = min(N, r0 + piece)
         a = <real *>q.gates + r0 * K
-        gemm(q, False, False, r1 - r0, q.I, q.G, a, K, <const real *>q.w_ih, q.I, <real>0,
+        gemm(q.gemm, False, False, r1 - r0, q.I, q.G, a, K, <const real *>q.w_ih, q.I, <real>0,
              <real *>q.dx + r0 * q.I, q.I)
-        gemm(q, True, False, q.G, q.I, r1 - r0, a, K, <const real *>q.x + r0 * q.I, q.I, beta,
+        gemm(q.gemm, True, False, q.G, q.I, r1 - r0, a, K, <const real *>q.x + r0 * q.I, q.I, beta,
              <real *>q.dw_ih, q.I)
         recurrent_gradient(q, r1 - r0, a, h + r0 * q.H, beta)
         if db != NULL:
@@ -212,18 +213,18 @@ cdef inline void recurrent_gradient(
     cdef Py_ssize_t H = q.H, D = q.H // q.N, k, g
     cdef real *dw = <real *>q.dw_hh
     if q.kind == RNN:
-        gemm(q, True, False, H, H, n, a, H, h, H, beta, dw, H)
+        gemm(q.gemm, True, False, H, H, n, a, H, h, H, beta, dw, H)
     elif q.kind == GRU:
-        gemm(q, True, False, 2 * H, H, n, a, 4 * H, h, H, beta, dw, H)
+        gemm(q.gemm, True, False, 2 * H, H, n, a, 4 * H, h, H, beta, dw, H)
         if q.reset_after:
-            gemm(q, True, False, H, H, n, a + 3 * H, 4 * H, h, H, beta, dw + 2 * H * H, H)
+            gemm(q.gemm, True, False, H, H, n, a + 3 * H, 4 * H, h, H, beta, dw + 2 * H * H, H)
         else:
-            gemm(q, True, False, H, H, n, a + 2 * H, 4 * H, a + 3 * H, 4 * H, beta,
+            gemm(q.gemm, True, False, H, H, n, a + 2 * H, 4 * H, a + 3 * H, 4 * H, beta,
                  dw + 2 * H * H, H)
     else:
         for k in range(q.N):
             for g in range(4):
-                gemm(q, True, False, D, D, n, a + g * H + k * D, 5 * H, h + k * D, H, beta,
+                gemm(q.gemm, True, False, D, D, n, a + g * H + k * D, 5 * H, h + k * D, H, beta,
                      dw + (4 * k + g) * D * D, D)
 
 

@@ -33,8 +33,22 @@ def add_forecast(commands):
         description="Train on the first part of a column, measure on the last part beside "
         "persistence and a linear autoregression, forecast what comes after the end.",
     )
-    add, settings = forecast.add_argument, Settings()
+    add = forecast.add_argument
     add("file", metavar="FILE.csv", help="UTF-8, with a header; cells by comma, semicolon or tab")
+    _add_columns(add)
+    add(
+        "--model", metavar="FILE",
+        help="a network that --save has written: forecast with it, train nothing",
+    )  # fmt: skip
+    _add_task(add, Settings())
+    _add_network(add, Settings())
+    _add_output(forecast)
+    add_training(forecast)
+    forecast.set_defaults(run=_forecast)
+
+
+def _add_columns(add):
+    """Which columns are read."""
     add("--column", metavar="NAME", help="the column to forecast")
     add(
         "--date-column",
@@ -45,10 +59,10 @@ def add_forecast(commands):
         "--exog", metavar="NAME", action="append", default=[],
         help="another column, whose past is read too; may be given again",
     )  # fmt: skip
-    add(
-        "--model", metavar="FILE",
-        help="a network that --save has written: forecast with it, train nothing",
-    )  # fmt: skip
+
+
+def _add_task(add, settings):
+    """What is forecast from what, and how it is measured."""
     add(
         "--window", metavar="N", type=integer(2, 100_000), default=settings.window,
         help="values that a forecast sees (%(default)s)",
@@ -73,6 +87,10 @@ def add_forecast(commands):
         "--season", metavar="N", type=integer(1, 1_000_000),
         help="with --backtest: the period of the baseline that repeats the last season",
     )  # fmt: skip
+
+
+def _add_network(add, settings):
+    """What the network is made of, and what it sees."""
     add(
         "--cell", choices=CELLS, default=settings.cell,
         help="what the layers are made of (%(default)s)",
@@ -90,15 +108,17 @@ def add_forecast(commands):
         help="the network sees changes from value to value, or values scaled to [0, 1] by the "
         "training part (%(default)s)",
     )  # fmt: skip
-    add("--plot", metavar="FILE", help=f"write a picture: {', '.join(FORMATS)}")
+
+
+def _add_output(forecast):
+    """Where the forecast goes."""
+    forecast.add_argument("--plot", metavar="FILE", help=f"write a picture: {', '.join(FORMATS)}")
     output = forecast.add_mutually_exclusive_group()
     for name, what in (("json", "everything"), ("csv", "the forecast")):
         output.add_argument(
             f"--{name}", dest="output", action="store_const", const=name, default="table",
             help=f"print {what} as {name.upper()}, and nothing else",
         )  # fmt: skip
-    add_training(forecast)
-    forecast.set_defaults(run=_forecast)
 
 
 def add_training(parser):

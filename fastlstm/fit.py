@@ -187,22 +187,35 @@ def fit(
     )  # fmt: skip
     store = None
     if checkpoint is not None:
-        settings = {"n": len(data), "batch_size": batch_size, "shuffle": bool(shuffle)}
-        settings |= {"optimizer": type(optimizer).__name__, "parameters": model.flat.size}
-        settings |= {"bptt": bptt, "norm_penalty": norm_penalty}
-        store = Checkpoint(checkpoint, checkpoint_minutes, settings)
+        store = _store(run, checkpoint, checkpoint_minutes, len(data), batch_size, shuffle)
         if resume:
             store.restore(run)
     samples = len(data) if bptt is None else math.prod(data.x.shape[:2])
     with _bar(progress, epochs * samples, run.epoch * samples, bptt is not None) as bar:
-        while run.epoch < epochs and run.history.stopped == "epochs":
-            logs = run.train_epoch(data, held_back, batch_size, shuffle, bar)
-            if callback is not None and callback(run.epoch - 1, logs) is True:
-                run.history.stopped = "callback"
-            if store is not None:
-                last = run.epoch == epochs or run.history.stopped != "epochs"
-                store.save(run, last)
+        batches = data, held_back, batch_size, shuffle, bar
+        _train(run, epochs, batches, callback, store)
     return run.finish()
+
+
+def _store(run, path, minutes, n, batch_size, shuffle):
+    """The checkpoint of a run, which refuses the file of another one."""
+    settings = {
+        "n": n, "batch_size": batch_size, "shuffle": bool(shuffle),
+        "optimizer": type(run.optimizer).__name__, "parameters": run.model.flat.size,
+        "bptt": run.bptt, "norm_penalty": run.norm_penalty,
+    }  # fmt: skip
+    return Checkpoint(path, minutes, settings)
+
+
+def _train(run, epochs, batches, callback, store):
+    """Epoch after epoch, until there were so many or something stops it."""
+    while run.epoch < epochs and run.history.stopped == "epochs":
+        logs = run.train_epoch(*batches)
+        if callback is not None and callback(run.epoch - 1, logs) is True:
+            run.history.stopped = "callback"
+        if store is not None:
+            last = run.epoch == epochs or run.history.stopped != "epochs"
+            store.save(run, last)
 
 
 def evaluate(model, x, y, *, loss="squared_error", batch_size=256, lengths=None):

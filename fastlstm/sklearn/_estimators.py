@@ -283,16 +283,14 @@ class LSTMClassifier(ClassifierMixin, Network):
         store(self, locals())
 
     def fit(self, X, y, sample_weight=None):
-        """Train for up to ``max_iter`` epochs.
-
-        Parameters, exceptions and warnings are those of `LSTMRegressor.fit`, but for
+        """Train for up to ``max_iter`` epochs; warns as `LSTMRegressor.fit`.
 
         Parameters
         ----------
-        X : array_like (n, steps) or (n, steps, channels), or list of ndarray
+        X, sample_weight
+            As for `LSTMRegressor.fit`.
         y : array_like (n,)
             Labels: numbers or strings, of two classes or more.
-        sample_weight : array_like (n,), optional
 
         Returns
         -------
@@ -301,7 +299,7 @@ class LSTMClassifier(ClassifierMixin, Network):
 
         Raises
         ------
-        ValueError
+        ValueError, DivergenceError
             As for `LSTMRegressor.fit`; or y has one class only.
         """
         self._known_classes = None
@@ -345,10 +343,8 @@ class LSTMClassifier(ClassifierMixin, Network):
 
         Raises
         ------
-        NotFittedError
-            Before `fit`.
-        ValueError
-            X does not fit what was trained on.
+        NotFittedError, ValueError
+            As for `LSTMRegressor.predict`.
         """
         logits = self._outputs(X)
         return self.classes_[logits.argmax(axis=1)]
