@@ -162,6 +162,15 @@ class Session:
         """The outputs, as `get_inputs`."""
         return list(self._outputs)
 
+    def steps(self):
+        """The nodes that a run computes, in order: pairs (step, its constant inputs, None: others).
+
+        What depends on constants alone is no step any more.
+        """
+        return [
+            (step, [self._constants.get(name) for name in step.inputs]) for step, _ in self._plan
+        ]
+
     def run(self, output_names, input_feed):
         """The outputs of the model.
 

@@ -126,10 +126,9 @@ def _modules(layers, last, batch_first):
 def _layers(session, proto, fault):
     """The layers in the session's plan, in their order."""
     nodes = {name: node for node in proto.graph.node for name in node.output}
-    layers, constants = [], session._constants
-    for step, _ in session._plan:
+    layers = []
+    for step, fixed in session.steps():
         node = nodes[next(filter(None, step.outputs))]
-        fixed = [constants.get(name) for name in step.inputs]
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         kind = node.op_type
         if isinstance(step.run, RecurrentNode):

@@ -335,7 +335,7 @@ def test_weights_that_nodes_make_of_constants_are_packed_once():
     for name, a in dict(top=top, bottom=bottom, axis=ints(0)).items():
         model.graph.initializer.append(numpy_helper.from_array(a, name))
     session = fo.load(model)
-    assert [step.inputs[1] for step, _ in session._plan] == [""]
+    assert [step.inputs[1] for step, _ in session.steps()] == [""]
     assert_same(session.run(None, rest), expected)
 
 
