@@ -2,7 +2,8 @@
 """Apply small faults to a copy, one at a time, and see that the tests find each: mutate.py [...]
 
 The copy is build/mutants, built for AVX2 with -O1, since a mutant is compiled once and run once.
-Faults and the tests that must find them stand in mutants.py.
+Faults and the tests that must find them stand in mutants/. Each must fit the text as it is, also
+those that are not tried: `--sample 0` looks for that alone.
 """
 
 import argparse
@@ -19,6 +20,18 @@ from mutants import MUTANTS
 
 ROOT = Path(__file__).resolve().parent.parent
 COPY = ROOT / "build" / "mutants"
+
+
+def misfits():
+    """What of the faults is not in the tree, a line for each: their text, their tests."""
+    for name, (file, old, new, tests) in MUTANTS.items():
+        if not (ROOT / file).exists() or old not in (ROOT / file).read_text(encoding="utf-8"):
+            yield f"{name}: its text is not in {file}"
+        if old == new:
+            yield f"{name}: it changes nothing"
+        for test in tests.split():
+            if not (ROOT / test).exists():
+                yield f"{name}: there is no {test}"
 
 
 def prepare():
@@ -117,6 +130,11 @@ def main():
     names = [name for name in MUTANTS if arguments.only in name]
     if arguments.sample is not None:
         names = random.Random(arguments.seed).sample(names, min(arguments.sample, len(names)))
+    if wrong := list(misfits()):
+        sys.exit("\n".join(wrong))
+    print(f"all {len(MUTANTS)} faults fit; {len(names)} are tried")
+    if not names:
+        return
     start = time.monotonic()
     prepare()
     if (complaint := build()) is not None:

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: MIT
+"""Faults of csrc/: the kernels and the team."""
+
+from .tests import LSTM, SAME_BITS, SEGMENTS
+
+TEAM = "csrc/test_pool.c "
+STEPS = "csrc/test_steps.c"
+GATES = "csrc/gates.inc.h"
+STEP = "csrc/step.inc.h"
+GRADIENTS = "csrc/gradients.inc.h"
+GEMM = "csrc/gemm.inc.h"
+PACK = "csrc/pack.inc.h"
+POOL = "csrc/pool.c"
+
+MUTANTS = {
+    # -- SIMD gates
+    "simd: sigmoid for tanh in g": (
+        GATES,
+        "EACH x[k] = gate[k][2];\n    FN(v_tanh)",
+        "EACH x[k] = gate[k][2];\n    FN(v_sigmoid)",
+        LSTM,
+    ),
+    "simd: i and f swapped": (
+        GATES,
+        "V_FMA(gate[k][1], c[k], V_MUL(gate[k][0], gate[k][2]))",
+        "V_FMA(gate[k][0], c[k], V_MUL(gate[k][1], gate[k][2]))",
+        LSTM,
+    ),
+    "simd: h is not squashed": (
+        GATES,
+        "V_MUL(gate[k][3], x[k]);",
+        "V_MUL(gate[k][3], c[k]);",
+        LSTM,
+    ),
+    "simd: dc of the later step lost": (
+        GATES,
+        "V_FMA(dm_o, V_FNMA(tanh_c, tanh_c, one), *dc)",
+        "V_MUL(dm_o, V_FNMA(tanh_c, tanh_c, one))",
+        LSTM,
+    ),
+    "simd: c for c_prev in df": (
+        GATES,
+        "V_MUL(V_MUL(V_MUL(dc_t, c_prev), f)",
+        "V_MUL(V_MUL(V_MUL(dc_t, c), f)",
+        LSTM,
+    ),
+    "simd: wrong sign of do": (
+        GATES,
+        "V_MUL(V_MUL(dm_o, tanh_c), V_SUB(one, o))",
+        "V_MUL(V_MUL(dm_o, tanh_c), V_SUB(o, one))",
+        LSTM,
+    ),
+    "simd: dc is not carried through f": (GATES, "*dc = V_MUL(dc_t, f);", "*dc = dc_t;", LSTM),
+    "simd: derivative of the candidate": (
+        GATES,
+        "V_MUL(V_MUL(dc_t, i), V_FNMA(g, g, one))",
+        "V_MUL(V_MUL(dc_t, i), V_FNMA(g, one, one))",
+        LSTM,
+    ),
+    # -- SIMD steps
+    "simd: h[t] for h[t-1]": (
+        STEP,
+        "const REAL *h_prev = H_SLOT(q, t + q->reverse);",
+        "const REAL *h_prev = H_SLOT(q, t + 1 - q->reverse);",
+        LSTM,
+    ),
+    "simd: c_prev without reverse": (
+        STEP,
+        "const REAL *c_prev = C_SLOT(q, t + q->reverse)",
+        "const REAL *c_prev = C_SLOT(q, t)",
+        LSTM,
+    ),
+    "simd: y of the step before": (
+        STEP,
+        "REAL *y = (REAL *)q->y + t * q->y_t",
+        "REAL *y = (REAL *)q->y + (t ? t - 1 : t) * q->y_t",
+        LSTM,
+    ),
+    "simd: bias left out of the projection": (
+        STEP,
+        "panel + PANEL(q), bias, GATES(q, t)",
+        "panel + PANEL(q), NULL, GATES(q, t)",
+        LSTM,
+    ),
+    "simd: ragged rows projected as whole": (
+        STEP,
+        "b0 == 0 && b1 == q->B && q->active[t1 - 1] == q->B",
+        "b0 == 0 && b1 == q->B",
+        LSTM,
+    ),
+    "simd: the last lane of y": (
+        STEP,
+        "V_STORE_PART(y + m * q->y_b, units, h[m]);",
+        "V_STORE_PART(y + m * q->y_b, units - 1, h[m]);",
+        LSTM,
+    ),
+    "simd: a slice of k twice": (STEP, "panel + (k0 + x_n) * GROUP,", "panel + x_n * GROUP,", LSTM),
+    "simd: x beside h, not before": (STEP, "FL_MAX(0, k0 - I)", "k0", STEPS),
+    "simd: gates are not saved": (STEP, "if (q->save)", "if (q->save && t)", LSTM),
+    # -- SIMD gradients and packing
+    "simd: dx of few inputs forgets a vector": (
+        GRADIENTS,
+        "V_ADD(V_ADD(sum[0], sum[1]), V_ADD(sum[2], sum[3]))",
+        "V_ADD(V_ADD(sum[0], sum[1]), sum[2])",
+        LSTM,
+    ),
+    "simd: db of the last block only": (
+        GRADIENTS,
+        "return n0 > 0 || q->add ?",
+        "return q->add ?",
+        "tests/test_lstm.py",
+    ),
+    "simd: h[t] for h[t-1] in dw_hh": (
+        GRADIENTS,
+        "(q->reverse * q->B + order.first) * q->h_row",
+        "((1 - q->reverse) * q->B + order.first) * q->h_row",
+        LSTM,
+    ),
+    "simd: the sums start again in each block": (
+        GRADIENTS,
+        "FN(product_transposed)(I, n, x_rows, slice, n0 == 0 && !q->add",
+        "FN(product_transposed)(I, n, x_rows, slice, n0 == begin && !q->add",
+        STEPS,
+    ),
+    "simd: bias in another gate order": (
+        PACK,
+        "b[g * H + u * VL + l]",
+        "b[(g ^ 1) * H + u * VL + l]",
+        LSTM,
+    ),
+    "simd: tiles overlap": (
+        GEMM,
+        "i * (n / tiles) + FL_MIN(i, n % tiles)",
+        "i * (n / tiles)",
+        LSTM,
+    ),
+    "simd: the last row of a full tile": (GEMM, "BODY(3, nv)", "BODY(2, nv)", LSTM),
+    "simd: the last vector of a full tile": (
+        GEMM,
+        "default: FL_ROWS(BODY, rows, TILE_VECTORS)",
+        "default: FL_ROWS(BODY, rows, 3)",
+        LSTM,
+    ),
+    "simd: fill_tile forgets the bias": (
+        GEMM,
+        "const V value = row ? V_LOAD(row + v * VL)",
+        "const V value = row && v ? V_LOAD(row + v * VL)",
+        LSTM,
+    ),
+    "simd: the tail of a row is whole": (
+        GEMM,
+        "const ptrdiff_t nv = (N + VL - 1) / VL, tail = N - (nv - 1) * VL",
+        "const ptrdiff_t nv = (N + VL - 1) / VL, tail = FL_MAX(N - (nv - 1) * VL - 1, 1)",
+        LSTM,
+    ),
+    # -- the team
+    "team: a share is skipped": (
+        POOL,
+        "for (; share < team.n; share =",
+        "for (share += share == 1; share < team.n; share =",
+        TEAM + SAME_BITS,
+    ),
+    "team: the barrier does not wait": (
+        POOL,
+        "if (n == 1) return 0;",
+        "if (n >= 1) return 0;",
+        TEAM + SAME_BITS,
+    ),
+    "team: a fork keeps its dead members": (
+        POOL,
+        "team.members = 0;",
+        "",
+        TEAM + "tests/test_processes.py",
+    ),
+    "team: denormals stay flushed": (
+        POOL,
+        "fl_restore_denormals(before);",
+        "(void)before;",
+        "tests/test_numbers.py tests/test_import.py",
+    ),
+    "team: denormals are not flushed": (
+        POOL,
+        "fl_flush_denormals();",
+        "0;",
+        "tests/test_numbers.py",
+    ),
+    # -- time in pieces, episodes
+    "simd: sums of later steps are lost": (
+        GRADIENTS,
+        "n0 > 0 || q->add ? V_LOAD_PART",
+        "n0 > 0 ? V_LOAD_PART",
+        SEGMENTS,
+    ),
+    "simd: sums run against the loop": (
+        GRADIENTS,
+        "if (q->reverse) return",
+        "if (!q->reverse) return",
+        SEGMENTS,
+    ),
+}
