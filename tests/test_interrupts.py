@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Ctrl-C in the middle of long work: KeyboardInterrupt within 0.5 s, and everything as before.
 
-Each case runs in a process of its own. It grows the work until it takes `SECONDS`, lets a signal
-come at a fraction of it, and tells how long the exception took to arrive.
+Each case runs in a process of its own. It makes work that takes `SECONDS` (or a quarter of the
+memory), lets a signal come at a fraction of it, and tells how long the exception took to arrive.
 """
 
 import os
@@ -27,10 +27,10 @@ ISAS = [name for name in backend.implementations() if name != "reference"]
 SHAPES = {"rows": (16, 8, 256), "units": (2, 16, 512), "gradient": (64, 200, 96)}
 
 PROGRAM = """
-import signal, sys, time
+import os, resource, signal, sys, time
 import numpy as np, fastlstm as fl
 kind, B, I, H = sys.argv[1], *map(int, sys.argv[2:5])
-fraction, seconds, longer = map(float, sys.argv[5:])
+fraction, seconds, share = map(float, sys.argv[5:])
 lstm = fl.LSTM(I, H, seed=0)
 
 def prepare(T):
@@ -49,57 +49,62 @@ def probe():
     work = prepare(7)()
     return [np.array(a) for a in ((work[0],) if kind == "forward" else (work[0], work[2].flat))]
 
-before, T, took = probe(), 64, 0
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+before, base, T, took = probe(), peak(), 64, 0
 while took < 0.3:
     T *= 2
     took = timed(prepare(T))
-work = prepare(max(1, int(T * longer * seconds / took)))
-due = []
+# no more steps than fit in a quarter of the memory
+quarter = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4
+seconds = min(seconds, took * quarter / max(1, peak() - base))
+work = prepare(max(1, int(T * seconds / took)))
 
 def handler(*_):
     raise KeyboardInterrupt
 
 signal.signal(signal.SIGALRM, handler)
-wait = fraction * seconds
+wait = fraction * seconds * share
 signal.setitimer(signal.ITIMER_REAL, wait)
 start = time.perf_counter()
 try:
     work()
     signal.setitimer(signal.ITIMER_REAL, 0)  # or it ends this process, after the handlers are gone
-    print("ended", time.perf_counter() - start - wait)
+    print("ended", (time.perf_counter() - start) / wait)
 except KeyboardInterrupt:
     print("stopped", time.perf_counter() - start - wait)
 assert all((a == b).all() for a, b in zip(before, probe())), "another result than before"
 """
 
 
-def delay(*arguments, program=PROGRAM, **environment):
-    """How many seconds after the signal the exception arrived; None: the work ended before it."""
+def run(*arguments, program=PROGRAM, **environment):
+    """("stopped", how many seconds after the signal) or ("ended", after how much of the wait)."""
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
         env=os.environ | environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    how, late = done.stdout.split()
-    if how == "ended" and float(late) < 0:
-        return None
-    assert how == "stopped", f"the work ran to its end, {late} s after the signal"
-    return float(late)
+    how, number = done.stdout.split()
+    return how, float(number)
 
 
 def assert_in_time(*arguments, **named):
     """One of some tries: the machine may be busy with something else, also while the work's size
-    is found: work that ended before the signal is made longer."""
-    late, longer = [], 1
-    while len(late) < 3 and longer < 30:
-        seconds = delay(*arguments, longer, **named)
-        if seconds is None:
-            longer *= 3
-            continue
-        if seconds < LIMIT:
+    is found. Work that ended before the signal is left as long as it is, for it takes memory: the
+    signal comes earlier."""
+    late, share = [], 1.0
+    while len(late) < 3 and share > 0.1:
+        how, number = run(*arguments, share, **named)
+        if how == "ended":
+            assert number < 1, f"the work ran to its end, {number} of the wait for the signal"
+            share *= 0.95 * number
+        elif number < LIMIT:
             return
-        late.append(seconds)
-    pytest.fail(f"KeyboardInterrupt came {late} s after the signal, expected {LIMIT} s")
+        else:
+            late.append(number)
+    pytest.fail(f"KeyboardInterrupt came {late} s after the signal, expected {LIMIT} s; the last "
+                f"signal at {share:.2f} of its time")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -164,7 +169,7 @@ signal.setitimer(signal.ITIMER_REAL, wait)
 start = time.perf_counter()
 try:
     fl.fit(model, x, y, epochs=100000, batch_size=64, seed=0, checkpoint=path, progress=False)
-    print("ended", time.perf_counter() - start - wait)
+    print("ended", (time.perf_counter() - start) / wait)
 except KeyboardInterrupt:
     print("stopped", time.perf_counter() - start - wait)
 signal.setitimer(signal.ITIMER_REAL, 0)
