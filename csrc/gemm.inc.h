@@ -11,7 +11,6 @@
 
 /* Rows of a full tile: the accumulators, a row of the panel and a broadcast fill the registers. */
 #undef TILE_ROWS
-#undef AHEAD_TILES
 #if defined(ISA_AVX512)
 #    define TILE_ROWS 6 /* 24 + 4 + 1 of 32 */
 #elif defined(ISA_AVX2)
@@ -87,18 +86,18 @@ static inline ptrdiff_t FN(tile_start)(ptrdiff_t n, ptrdiff_t tiles, ptrdiff_t i
     return i * (n / tiles) + FL_MIN(i, n % tiles);
 }
 
-/* Fetch a panel's steps k into L2, two cache lines for each: the first AHEAD_TILES tiles of a slice
- * do this for the next slice, which comes from L3 otherwise, and late. The others look where they
- * are. */
-#define AHEAD_TILES ((int)((GROUP * sizeof(REAL) + 127) / 128))
+/* Fetch the next slice of a panel into L2, which comes from L3 otherwise, and late: each tile of a
+ * slice fetches its share of the next one, a little with every k. All at once, by the first tiles,
+ * would hold every line buffer for as long as L3 takes, and their own loads would wait. */
 typedef struct {
     const char *at;
-    ptrdiff_t step;
+    ptrdiff_t step; /* bytes a k; less than a line: the same line more than once */
 } FN(ahead);
 
-static inline FN(ahead) FN(ahead_of)(ptrdiff_t tile, const REAL *following, ptrdiff_t k_n) {
-    if (tile >= AHEAD_TILES) return (FN(ahead)){(const char *)following, 0};
-    return (FN(ahead)){(const char *)following + tile * k_n * 128, 128};
+static inline FN(ahead) FN(ahead_of)(ptrdiff_t tile, ptrdiff_t tiles, const REAL *following,
+                                     ptrdiff_t k_n) {
+    const ptrdiff_t bytes = GROUP * sizeof(REAL), step = FL_MIN(64, (bytes + tiles - 1) / tiles);
+    return (FN(ahead)){(const char *)following + tile * k_n * step, step};
 }
 
 /* acc[m][v] += sum_k a[m * a_row + k * a_k] * p[k * p_row + v * VL...], for constants mr and nv */
@@ -128,10 +127,8 @@ FL_INLINE void FN(accumulate_ahead)(const int mr, const int nv, ptrdiff_t K, con
                                     V acc[][TILE_VECTORS]) {
     for (ptrdiff_t k = 0; k < K; k++) {
         V p[TILE_VECTORS];
-        if (2 * mr > TILE_ROWS) { /* few rows are bound by their loads already */
+        if (2 * mr > TILE_ROWS) /* few rows are bound by their loads already */
             __builtin_prefetch(next.at + k * next.step, 0, 2);
-            __builtin_prefetch(next.at + k * next.step + 64, 0, 2);
-        }
         FL_UNROLL for (int v = 0; v < nv; v++) p[v] = V_LOAD(panel + (k * nv + v) * VL);
         FL_UNROLL for (int m = 0; m < mr; m++) {
             const V a_mk = V_SET1(a[m * a_row + k]);
@@ -184,7 +181,7 @@ static void FN(product)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const REAL *a, pt
                             r_end = FN(tile_start)(M, tiles, i + 1);
             const REAL *ahead =
                 k0 + k_n == K && following ? following : panel + (k0 + k_n) * nv * VL;
-            const FN(ahead) next = FN(ahead_of)(i, ahead, k_n);
+            const FN(ahead) next = FN(ahead_of)(i, tiles, ahead, k_n);
 #define BODY(mr, nv_)                                                                              \
     V acc[TILE_ROWS][TILE_VECTORS];                                                                \
     if (k0 == 0)                                                                                   \

@@ -119,7 +119,7 @@ FL_INLINE void FN(step_forward_as)(const int variant, const fl_lstm *q, ptrdiff_
                 const ptrdiff_t b_end = b0 + FN(tile_start)(b1 - b0, tiles, i + 1);
                 const ptrdiff_t sum_row = fused ? GROUP : row;
                 REAL *sum = fused ? sums + (b - b0) * GROUP : GATES(q, t) + b * row + u * GROUP;
-                const FN(ahead) next = FN(ahead_of)(i, following, k1 - k0);
+                const FN(ahead) next = FN(ahead_of)(i, tiles, following, k1 - k0);
                 const FN(ahead) next_h = {next.at + x_n * next.step, next.step};
 #define BODY(mr, nv)                                                                               \
     V acc[TILE_ROWS][TILE_VECTORS];                                                                \
@@ -269,7 +269,7 @@ static void FN(step_backward_default)(const fl_lstm *q, ptrdiff_t t_from, ptrdif
             for (ptrdiff_t i = 0; i < tiles; i++) {
                 const ptrdiff_t b = b0 + FN(tile_start)(b1 - b0, tiles, i);
                 const ptrdiff_t b_end = b0 + FN(tile_start)(b1 - b0, tiles, i + 1);
-                const FN(ahead) next = FN(ahead_of)(i, following, k_n);
+                const FN(ahead) next = FN(ahead_of)(i, tiles, following, k_n);
                 REAL *dh = (REAL *)q->dh + b * q->h_row + u * VL;
 #define BODY(mr, nv)                                                                               \
     V acc[TILE_ROWS][TILE_VECTORS];                                                                \
