@@ -70,13 +70,13 @@
 #endif
 
 /* Steps of k in a slice of a panel: 32 KiB stay in L1 while the tiles of all rows pass over it, as
- * the next slice comes (accumulate_ahead). 64 rows of K = 512 on 32 panels, one core with 2 MiB of
- * L2 and 249 GFLOP/s: 16 KiB 206, 32 KiB 214, 64 KiB 208 GFLOP/s; without the fetching 191, 199,
- * 199 (2026-11). */
+ * the next slice comes (accumulate_ahead). A step of 64 rows of K = 1024, and one of 32 rows of
+ * K = 2048, in parts of an FMA loop's speed, one core with 2 MiB of L2: 16 KiB 0.86, 0.88;
+ * 32 KiB 0.88, 0.90; 64 KiB 0.86, 0.85; whole panels 0.87, 0.81 (2026-11). */
 #undef K_BLOCK
 #undef SLICES
 #define K_BLOCK   ((ptrdiff_t)(128 * 256 / (GROUP * (ptrdiff_t)sizeof(REAL))))
-#define SLICES(K) (((K) + K_BLOCK - 1) / K_BLOCK)
+#define SLICES(K) FL_MAX(1, ((K) + K_BLOCK - 1) / K_BLOCK) /* of nearly equal size */
 
 /* n rows in as few tiles as there can be, of nearly equal size: 32 = 6+6+5+5+5+5, since a tile
  * of few rows wastes loads. tile_start: the first row of tile i; tile n ends. */
@@ -94,8 +94,8 @@ typedef struct {
     ptrdiff_t step; /* bytes a k; less than a line: the same line more than once */
 } FN(ahead);
 
-static inline FN(ahead) FN(ahead_of)(ptrdiff_t tile, ptrdiff_t tiles, const REAL *following,
-                                     ptrdiff_t k_n) {
+static inline FN(ahead)
+    FN(ahead_of)(ptrdiff_t tile, ptrdiff_t tiles, const REAL *following, ptrdiff_t k_n) {
     const ptrdiff_t bytes = GROUP * sizeof(REAL), step = FL_MIN(64, (bytes + tiles - 1) / tiles);
     return (FN(ahead)){(const char *)following + tile * k_n * step, step};
 }
@@ -173,29 +173,27 @@ static void FN(product)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const REAL *a, pt
                         const REAL *panel, const REAL *following, const REAL *bias, REAL *c,
                         ptrdiff_t c_row) {
     const ptrdiff_t nv = (N + VL - 1) / VL, tail = N - (nv - 1) * VL, tiles = FN(tile_count)(M);
-    ptrdiff_t k0 = 0;
-    do { /* once for K = 0 */
-        const ptrdiff_t k_n = FL_MIN(K_BLOCK, K - k0);
+    const ptrdiff_t slices = SLICES(K);
+    for (ptrdiff_t s = 0; s < slices; s++) {
+        const ptrdiff_t k0 = K * s / slices, k1 = K * (s + 1) / slices;
+        const REAL *ahead = k1 == K && following ? following : panel + k1 * nv * VL;
         for (ptrdiff_t i = 0; i < tiles; i++) {
             const ptrdiff_t r = FN(tile_start)(M, tiles, i),
                             r_end = FN(tile_start)(M, tiles, i + 1);
-            const REAL *ahead =
-                k0 + k_n == K && following ? following : panel + (k0 + k_n) * nv * VL;
-            const FN(ahead) next = FN(ahead_of)(i, tiles, ahead, k_n);
+            const FN(ahead) next = FN(ahead_of)(i, tiles, ahead, k1 - k0);
 #define BODY(mr, nv_)                                                                              \
     V acc[TILE_ROWS][TILE_VECTORS];                                                                \
-    if (k0 == 0)                                                                                   \
+    if (s == 0)                                                                                    \
         FN(fill_tile)(mr, nv_, bias, acc);                                                         \
     else                                                                                           \
         FN(load_tile)(mr, nv_, c + r * c_row, c_row, tail, acc);                                   \
-    FN(accumulate_ahead)(mr, nv_, k_n, a + r * a_row + k0, a_row, panel + k0 * nv_ * VL, next,     \
+    FN(accumulate_ahead)(mr, nv_, k1 - k0, a + r * a_row + k0, a_row, panel + k0 * nv_ * VL, next, \
                          acc);                                                                     \
     FN(store_tile)(mr, nv_, c + r * c_row, c_row, tail, acc);
             FL_TILE(BODY, r_end - r, nv)
 #undef BODY
         }
-        k0 += k_n;
-    } while (k0 < K);
+    }
 }
 
 /* One block of C (M, GROUP) += A^T P, where A (K, M) was packed by pack_rows and P is a slice of

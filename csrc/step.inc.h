@@ -84,10 +84,32 @@ static void FN(hidden_forward)(const fl_lstm *q, ptrdiff_t t, ptrdiff_t b0, ptrd
                (size_t)q->P * sizeof(REAL));
 }
 
-/* Fetch n vectors of each row that a tile is going to need when its sums are complete. */
-FL_INLINE void FN(fetch_rows)(const int mr, const REAL *p, ptrdiff_t row, const int n) {
-    FL_UNROLL for (int m = 0; m < mr; m++) FL_UNROLL for (int v = 0; v < n; v++)
-        __builtin_prefetch(p + m * row + v * VL, 1, 3);
+/* Fetch n vectors in each of some rows into L2, for a tile that needs them when its sums are
+ * complete. The tape comes from L3 or beyond: what is read and written at the end of a tile goes
+ * out over its slices before. */
+FL_INLINE void FN(fetch)(ptrdiff_t rows, const void *p, ptrdiff_t row, const int n) {
+    for (ptrdiff_t m = 0; m < rows; m++)
+        FL_UNROLL for (int v = 0; v < n; v++)
+            __builtin_prefetch((const REAL *)p + m * row + v * VL, 1, 2);
+}
+
+/* What finish_forward writes. */
+FL_INLINE void FN(fetch_forward)(const fl_lstm *q, ptrdiff_t t, ptrdiff_t rows, ptrdiff_t b,
+                                 ptrdiff_t u) {
+    const ptrdiff_t c_row = q->U * VL;
+    FN(fetch)(rows, C_SLOT(q, t + 1 - q->reverse) + b * c_row + u * VL, c_row, 1);
+    FN(fetch)(rows, H_SLOT(q, t + 1 - q->reverse) + b * q->h_row + u * VL, q->h_row, 1);
+    FN(fetch)(rows, (REAL *)q->y + t * q->y_t + b * q->y_b + u * VL, q->y_b, 1);
+}
+
+/* What finish_backward reads for panel u. */
+FL_INLINE void FN(fetch_backward)(const fl_lstm *q, ptrdiff_t t, ptrdiff_t rows, ptrdiff_t b,
+                                  ptrdiff_t u) {
+    const ptrdiff_t row = q->U * GROUP, c_row = q->U * VL;
+    FN(fetch)(rows, GATES(q, t) + b * row + u * GROUP, row, TILE_VECTORS);
+    FN(fetch)(rows, C_SLOT(q, t + q->reverse) + b * c_row + u * VL, c_row, 1);
+    if (q->dy)
+        FN(fetch)(rows, (const REAL *)q->dy + t * q->dy_t + b * q->dy_b + u * VL, q->dy_b, 1);
 }
 
 /* Rows that are multiplied by x and h at once: their sums so far lie in a buffer of this many. */
@@ -121,13 +143,14 @@ FL_INLINE void FN(step_forward_as)(const int variant, const fl_lstm *q, ptrdiff_
                 REAL *sum = fused ? sums + (b - b0) * GROUP : GATES(q, t) + b * row + u * GROUP;
                 const FN(ahead) next = FN(ahead_of)(i, tiles, following, k1 - k0);
                 const FN(ahead) next_h = {next.at + x_n * next.step, next.step};
+                if (q->save && s == slices - 2) FN(fetch_forward)(q, t, b_end - b, b, u);
 #define BODY(mr, nv)                                                                               \
     V acc[TILE_ROWS][TILE_VECTORS];                                                                \
     if (fused && s == 0)                                                                           \
         FN(fill_tile)(mr, nv, bias, acc);                                                          \
     else                                                                                           \
         FN(load_tile)(mr, nv, sum, sum_row, VL, acc);                                              \
-    if (tape && k1 == K) FN(fetch_rows)(mr, tape + b * row + u * GROUP, row, TILE_VECTORS);        \
+    if (tape && k1 == K) FN(fetch)(mr, tape + b * row + u * GROUP, row, TILE_VECTORS);             \
     FN(accumulate_ahead)(mr, nv, x_n, x + b * q->I + k0, q->I, panel + k0 * GROUP, next, acc);     \
     FN(accumulate_ahead)(mr, nv, k1 - k0 - x_n, h_prev + b * q->h_row + h0, q->h_row,              \
                          panel + (k0 + x_n) * GROUP, next_h, acc);                                 \
@@ -255,43 +278,47 @@ static void FN(step_backward_default)(const fl_lstm *q, ptrdiff_t t_from, ptrdif
     }
     /* The sum runs over the lanes that hold units: whole panels, then what is left of the last. */
     const ptrdiff_t lanes = t_from < 0 ? 0 : q->H % VL, K = t_from < 0 ? 0 : q->H / VL * GROUP;
-    const ptrdiff_t block = tiles == 1 ? FL_MAX(K, 1) : K_BLOCK, walk = t % 2 ? -1 : 1;
+    const ptrdiff_t slices = tiles == 1 ? 1 : SLICES(K), walk = t % 2 ? -1 : 1;
     const REAL *dgates = t_from < 0 ? NULL : GATES(q, t_from);
     for (ptrdiff_t j = v0; j < v1; j++) {
         const ptrdiff_t v = walk < 0 ? v1 - 1 - (j - v0) : j, u = v * TILE_VECTORS;
         const ptrdiff_t vectors = FL_MIN(TILE_VECTORS, q->U - u);
         const REAL *columns = (const REAL *)q->h_columns + v * row * GROUP;
-        ptrdiff_t k0 = 0;
-        do {
-            const ptrdiff_t k_n = FL_MIN(block, K - k0);
-            const REAL *following = columns + (k0 + k_n) * vectors * VL;
-            if (k0 + k_n == K) following = j + 1 == v1 ? columns : columns + walk * row * GROUP;
+        for (ptrdiff_t s = 0; s < slices; s++) {
+            const ptrdiff_t k0 = K * s / slices, k1 = K * (s + 1) / slices;
+            const REAL *following = columns + k1 * vectors * VL;
+            if (k1 == K) following = j + 1 == v1 ? columns : columns + walk * row * GROUP;
+            /* The last slices fetch a panel of the tape each, the first what is left for it. */
+            const ptrdiff_t due = TILE_VECTORS - (slices - 1 - s);
+            const ptrdiff_t u_fetch = s == 0 ? 0 : FL_MAX(0, due - 1);
+            const ptrdiff_t u_fetched = t < 0 ? 0 : FL_MIN(vectors, due);
             for (ptrdiff_t i = 0; i < tiles; i++) {
                 const ptrdiff_t b = b0 + FN(tile_start)(b1 - b0, tiles, i);
                 const ptrdiff_t b_end = b0 + FN(tile_start)(b1 - b0, tiles, i + 1);
-                const FN(ahead) next = FN(ahead_of)(i, tiles, following, k_n);
+                const FN(ahead) next = FN(ahead_of)(i, tiles, following, k1 - k0);
                 REAL *dh = (REAL *)q->dh + b * q->h_row + u * VL;
+                for (ptrdiff_t k = u_fetch; k < u_fetched; k++)
+                    FN(fetch_backward)(q, t, b_end - b, b, u + k);
 #define BODY(mr, nv)                                                                               \
     V acc[TILE_ROWS][TILE_VECTORS];                                                                \
-    if (dgates && k0 == 0)                                                                         \
+    if (dgates && s == 0)                                                                          \
         FN(fill_tile)(mr, nv, NULL, acc);                                                          \
     else                                                                                           \
         FN(load_tile)(mr, nv, dh, q->h_row, VL, acc);                                              \
-    FN(accumulate_ahead)(mr, nv, k_n, dgates + b * row + k0, row, columns + k0 * nv * VL, next,    \
-                         acc);                                                                     \
-    if (k0 + k_n == K && lanes)                                                                    \
+    FN(accumulate_ahead)(mr, nv, k1 - k0, dgates + b * row + k0, row, columns + k0 * nv * VL,      \
+                         next, acc);                                                               \
+    if (s == slices - 1 && lanes)                                                                  \
         for (ptrdiff_t k = K; k < row; k += VL)                                                    \
             FN(accumulate)(mr, nv, lanes, dgates + b * row + k, row, 1, columns + k * nv * VL,     \
                            acc);                                                                   \
-    if (k0 + k_n < K || t < 0)                                                                     \
+    if (s < slices - 1 || t < 0)                                                                   \
         FN(store_tile)(mr, nv, dh, q->h_row, VL, acc);                                             \
     else                                                                                           \
         FN(finish_backward)(0, mr, nv, q, t, b, u, acc);
                 FL_TILE(BODY, b_end - b, vectors)
 #undef BODY
             }
-            k0 += k_n;
-        } while (k0 < K);
+        }
     }
 }
 
