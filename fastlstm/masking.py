@@ -2,15 +2,17 @@
 """Steps that a model passes over: who marks them, and how a recurrent layer leaves them out.
 
 A mask is False where a step is left out: the state is carried over it, as if it were not there.
-So the steps that count are moved to the front, the layer runs on them with ``lengths``, and its
-outputs are moved back. In a step that is left out a layer in one direction says its last output
-again, and zero before the first; one in two directions says zero. These are Keras' rules.
+So the steps that count are moved to the front (`sequences.Steps`), the layer runs on them with
+``lengths``, and its outputs are moved back. In a step that is left out a layer in one direction
+says its last output again, and zero before the first; one in two directions says zero. These are
+Keras' rules.
 """
 
 import numpy as np
 
 from . import checks
 from .heads import Module
+from .sequences import Steps
 
 __all__ = ["Masking", "ZeroMasked", "around"]
 
@@ -140,14 +142,8 @@ class _Around:
 
     def __init__(self, layer, mask):
         self.layer, self.hidden_size = layer, layer.hidden_size
-        self._batched, self._mask = mask.ndim == 2, mask
-        self._axis = axis = 1 if layer.batch_first and self._batched else 0
-        self._front = np.argsort(~mask, axis=axis, kind="stable")[..., None]
-        # the place of each step among those that count, or that of the last one before it
-        place = np.cumsum(mask, axis=axis) - 1
-        self._says = (mask if layer.bidirectional else place >= 0)[..., None]
-        self._place = np.maximum(place, 0)
-        self._counts = mask.sum(axis=axis)
+        self._batched, self._swaps = mask.ndim == 2, mask.ndim == 2 and layer.batch_first
+        self._steps = Steps(self._by_step(mask), None, False, whole=self._batched)
 
     def __call__(self, x, state=None, lengths=None):
         """As the layer's."""
@@ -170,35 +166,36 @@ class _Around:
         """How many steps of each row count; without a batch there are only these."""
         if lengths is not None:
             raise ValueError("lengths cannot go with a mask")
-        return self._counts if self._batched else None
+        return self._steps.counts if self._batched else None
+
+    def _by_step(self, a):
+        """``a`` in the layer's layout -> (T, B, ...)."""
+        if self._swaps:
+            return a.swapaxes(0, 1)
+        return a if self._batched else a[:, None]
+
+    def _in_layout(self, a):
+        """``a`` (T, B, F) -> in the layer's layout."""
+        if self._swaps:
+            return np.ascontiguousarray(a.swapaxes(0, 1))
+        return a if self._batched else a[:, 0]
 
     def _to_front(self, x):
-        """x (..., F) with the steps that count first."""
-        x = np.take_along_axis(x, self._front, axis=self._axis)
-        return x if self._batched else x[: self._counts]
+        """x with the steps that count first."""
+        return self._in_layout(self._steps.front(self._by_step(x)))
 
-    def _back(self, y):
+    def _back(self, h):
         """The output of the layer, each step in its place."""
-        if y.shape[self._axis] == 0:
-            return np.zeros((*self._mask.shape, y.shape[-1]), y.dtype)
-        y = np.take_along_axis(y, self._place[..., None], axis=self._axis)
-        return y * self._says
+        h = self._by_step(h)
+        y = self._steps.back(h) if self.layer.bidirectional else self._steps.spread(h)
+        return self._in_layout(y)
 
     def _gradient_to_front(self, dy):
-        """The gradient of `_back`: a step says again what the last one before it said."""
-        shape = list(dy.shape)
-        if not self._batched:
-            shape[0] = int(self._counts)
-        result = np.zeros(shape, dy.dtype)
-        if result.size:
-            where = np.indices(self._place.shape)
-            where[self._axis] = self._place
-            np.add.at(result, tuple(where), dy * self._says)
-        return result
+        """The gradient of `_back`."""
+        dy = self._by_step(dy)
+        dh = self._steps.front(dy) if self.layer.bidirectional else self._steps.collect(dy)[0]
+        return self._in_layout(dh)
 
     def _gradient_back(self, dx):
-        """The gradient of `_to_front`, each step in its place."""
-        if dx.shape[self._axis] == 0:
-            return np.zeros((*self._mask.shape, dx.shape[-1]), dx.dtype)
-        dx = np.take_along_axis(dx, self._place[..., None], axis=self._axis)
-        return dx * self._mask[..., None]
+        """The gradient of `_to_front`."""
+        return self._in_layout(self._steps.back(self._by_step(dx)))

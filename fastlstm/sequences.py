@@ -50,13 +50,17 @@ class Steps:
     lengths : ndarray (B,) of intp, or None
         Beyond them no step counts, and y is 0.
     reverse : bool
+    whole : bool
+        Leave the room of all T steps in front.
 
     Attributes
     ----------
     K : int
-        The largest number of steps that count in a row.
+        The largest number of steps that count in a row; T where it is ``whole``.
+    counts : ndarray (B,) of intp
+        How many count in each row.
     lengths : ndarray (B,) of intp, or None
-        How many count in each row; None: K in all.
+        ``counts``; None: K in all rows.
 
     Examples
     --------
@@ -68,7 +72,7 @@ class Steps:
            [5, 0]])
     """
 
-    def __init__(self, mask, lengths, reverse):
+    def __init__(self, mask, lengths, reverse, whole=False):
         T, B = mask.shape
         n = np.full(B, T) if lengths is None else lengths
         inside = np.arange(T)[:, None] < n
@@ -76,8 +80,8 @@ class Steps:
         # (T+1, B): how many steps that count lie before each slot
         self._before = np.zeros((T + 1, B), np.intp)
         np.cumsum(on, axis=0, out=self._before[1:])
-        counts = self._before[-1]
-        self.K = int(counts.max(initial=0))
+        self.counts = counts = self._before[-1]
+        self.K = T if whole else int(counts.max(initial=0))
         self.lengths = None if (counts == self.K).all() else counts
         self._shape, self._slots = (T, B), np.arange(T + 1)[:, None] <= n
         self.zeroed = self.at_end = None  # with resets: where y, and the final state, are zeros
@@ -112,14 +116,16 @@ class Steps:
         back[self._on] = a[self._front]
         return back
 
-    def spread(self, h, h0, y):
-        """Write y (T, B, .) from the h of the steps that count; h0 None: zeros."""
+    def spread(self, h, h0=None, y=None):
+        """y (T, B, .), or a new one, from the h of the steps that count; h0 None: zeros."""
+        y = np.empty((*self._shape, *h.shape[2:]), h.dtype) if y is None else y
         y[...] = 0
         y[self._says] = h[self._said]
         if h0 is not None:
             y[self._initial] = h0[self._initial[1]]
         if self.zeroed is not None:
             y[self.zeroed] = 0
+        return y
 
     def collect(self, dy):
         """The gradients of h and of h0 from that of the y of `spread`."""
