@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-FOLDERS = ("csrc", "fastlstm", "tests", ".ci", "benchmarks", "docs")
+FOLDERS = ("csrc", "fastlstm", "tests", ".ci", "benchmarks", "docs", "examples")
 FILES = ("setup.py", "pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE")
 FILES += ("MANIFEST.in", "Makefile", "SECURITY.md", ".clang-format")
 BUILT = {".so", ".pyc", ".pyd", ".log"}
