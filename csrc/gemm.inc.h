@@ -76,7 +76,7 @@
 #undef K_BLOCK
 #undef SLICES
 #define K_BLOCK   ((ptrdiff_t)(128 * 256 / (GROUP * (ptrdiff_t)sizeof(REAL))))
-#define SLICES(K) FL_MAX(1, ((K) + K_BLOCK - 1) / K_BLOCK) /* of nearly equal size */
+#define SLICES(K) (((K) + K_BLOCK - 1) / K_BLOCK) /* of nearly equal size; K > 0 */
 
 /* n rows in as few tiles as there can be, of nearly equal size: 32 = 6+6+5+5+5+5, since a tile
  * of few rows wastes loads. tile_start: the first row of tile i; tile n ends. */

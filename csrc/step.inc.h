@@ -278,7 +278,7 @@ static void FN(step_backward_default)(const fl_lstm *q, ptrdiff_t t_from, ptrdif
     }
     /* The sum runs over the lanes that hold units: whole panels, then what is left of the last. */
     const ptrdiff_t lanes = t_from < 0 ? 0 : q->H % VL, K = t_from < 0 ? 0 : q->H / VL * GROUP;
-    const ptrdiff_t slices = tiles == 1 ? 1 : SLICES(K), walk = t % 2 ? -1 : 1;
+    const ptrdiff_t slices = tiles == 1 || K == 0 ? 1 : SLICES(K), walk = t % 2 ? -1 : 1;
     const REAL *dgates = t_from < 0 ? NULL : GATES(q, t_from);
     for (ptrdiff_t j = v0; j < v1; j++) {
         const ptrdiff_t v = walk < 0 ? v1 - 1 - (j - v0) : j, u = v * TILE_VECTORS;
