@@ -4,6 +4,7 @@
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -32,10 +33,21 @@ CASES = [
 ]
 
 
+@contextmanager
+def x64(on):
+    """JAX's switch for float64, in every thread: one that JAX computes in later sees no other."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", on)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
     """float64 needs JAX's switch."""
-    with jax.enable_x64(request.param == "float64"):
+    with x64(request.param == "float64"):
         yield np.dtype(request.param)
 
 
@@ -198,7 +210,7 @@ def test_lstm_in_scan_and_in_a_stack_matches_scan(dtype):
 ], ids=repr)  # fmt: skip
 def test_variants_have_the_gradients_of_the_reference(spec):
     case = Case(spec=spec, lengths=(4, 7, 1))
-    with jax.enable_x64(True):
+    with x64(True):
         problem = make_problem(case, "float64")
         given = problem.forward()
         state = given.pop("state")
