@@ -426,7 +426,7 @@ def lstm_backward(
 ):
     q, dy, dh_n, dc_n = checks.backward_inputs(tape, dy, dstate)
     k1, k2 = checks.truncation(k1, k2, q.spec, step_norms)
-    dw = {name: np.empty(w.shape, w.dtype) for name, w in q.weights.items()}
+    dw = {name: aligned(w.shape, w.dtype) for name, w in q.weights.items()}
     dh0, dc0 = np.empty_like(dh_n), np.empty_like(dc_n)
     if k1 is not None or isinstance(tape, CheckpointTape):
         return backward_in_pieces(
