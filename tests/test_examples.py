@@ -63,8 +63,8 @@ def test_sequence_classification_reads_most_digits(tmp_path):
     out = output_of("sequence_classification.py", tmp_path)
     assert float(re.search(r"([\d.]+)% of 450 unseen digits", out)[1]) > 93
     rows = {int(k): int(score) for k, score in re.findall(r"after (\d) rows: (\d+)%", out)}
-    assert rows[2] < rows[4] and rows[2] < rows[8]
-    assert rows[8] > 75  # 85 here: another rounding trains another network
+    assert rows[2] < rows[4] < rows[8]
+    assert rows[8] > 80  # another rounding trains another network; ten of them: 84 to 90
 
 
 def test_gradient_flow_explodes_vanishes_or_is_carried(tmp_path):
