@@ -8,37 +8,9 @@
  *
  * Lanes beyond H hold zeros. K is H for the recurrent weights, I for the input weights. */
 
-/* The transposed of VL rows of VL numbers, in registers: log2(VL) rounds in which the vectors i and
- * i + s change halves of 2s lanes. Compilers without __builtin_shuffle go through memory. */
-FL_INLINE void FN(transpose)(V rows[VL]) {
-#if defined(__GNUC__) && !defined(__clang__)
-    typedef LANE_INT VI __attribute__((vector_size(sizeof(V))));
-    FL_UNROLL_ALL for (int s = 1; s < VL; s *= 2) {
-        VI low, high; /* lane l of a, or lane l - VL of b */
-        FL_UNROLL_ALL for (int l = 0; l < VL; l++) {
-            low[l] = l & s ? VL + l - s : l;
-            high[l] = l & s ? VL + l : l + s;
-        }
-        FL_UNROLL_ALL for (int i = 0; i < VL; i++) {
-            if (!(i & s)) {
-                const V a = rows[i], b = rows[i + s];
-                rows[i] = (V)__builtin_shuffle(a, b, low);
-                rows[i + s] = (V)__builtin_shuffle(a, b, high);
-            }
-        }
-    }
-#else
-    REAL lanes[VL][VL], swapped[VL][VL];
-    for (int i = 0; i < VL; i++) V_STORE(lanes[i], rows[i]);
-    for (int i = 0; i < VL; i++)
-        for (int l = 0; l < VL; l++) swapped[l][i] = lanes[i][l];
-    for (int i = 0; i < VL; i++) rows[i] = V_LOAD(swapped[i]);
-#endif
-}
-
-/* Numbers in 16 bytes; quarter l of the gathered rows[j] comes from row l * PIECE + j. */
+/* Numbers in a piece of 16 bytes; piece l of the gathered rows[j] comes from row l * PIECE + j. */
 #undef PIECE
-#define PIECE (VL / 4)
+#define PIECE ((int)(16 / sizeof(REAL)))
 #if defined(ISA_AVX512) && REAL_BITS == 32
 /* 4 numbers each from p, p + step, p + 2 step, p + 3 step */
 FL_INLINE V FN(gather_pieces)(const REAL *p, ptrdiff_t step) {
@@ -67,15 +39,69 @@ FL_INLINE void FN(transpose_pieces)(V a[2]) {
     const V low = _mm512_unpacklo_pd(a[0], a[1]);
     a[1] = _mm512_unpackhi_pd(a[0], a[1]), a[0] = low;
 }
+#elif defined(ISA_AVX2) && REAL_BITS == 32
+/* 4 numbers each from p, p + step */
+FL_INLINE V FN(gather_pieces)(const REAL *p, ptrdiff_t step) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + step), 1);
+}
+
+FL_INLINE void FN(transpose_pieces)(V a[4]) {
+    const V l0 = _mm256_unpacklo_ps(a[0], a[1]), h0 = _mm256_unpackhi_ps(a[0], a[1]);
+    const V l1 = _mm256_unpacklo_ps(a[2], a[3]), h1 = _mm256_unpackhi_ps(a[2], a[3]);
+    a[0] = _mm256_shuffle_ps(l0, l1, 0x44), a[1] = _mm256_shuffle_ps(l0, l1, 0xee);
+    a[2] = _mm256_shuffle_ps(h0, h1, 0x44), a[3] = _mm256_shuffle_ps(h0, h1, 0xee);
+}
+#elif defined(ISA_AVX2)
+FL_INLINE V FN(gather_pieces)(const REAL *p, ptrdiff_t step) {
+    return _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(p)), _mm_loadu_pd(p + step), 1);
+}
+
+FL_INLINE void FN(transpose_pieces)(V a[2]) {
+    const V low = _mm256_unpacklo_pd(a[0], a[1]);
+    a[1] = _mm256_unpackhi_pd(a[0], a[1]), a[0] = low;
+}
+#else
+/* The transposed of VL rows of VL numbers, in registers: log2(VL) rounds in which the vectors i and
+ * i + s change halves of 2s lanes. Compilers without __builtin_shuffle go through memory. */
+FL_INLINE void FN(transpose)(V rows[VL]) {
+#    if defined(__GNUC__) && !defined(__clang__)
+    typedef LANE_INT VI __attribute__((vector_size(sizeof(V))));
+    FL_UNROLL_ALL for (int s = 1; s < VL; s *= 2) {
+        VI low, high; /* lane l of a, or lane l - VL of b */
+        FL_UNROLL_ALL for (int l = 0; l < VL; l++) {
+            low[l] = l & s ? VL + l - s : l;
+            high[l] = l & s ? VL + l : l + s;
+        }
+        FL_UNROLL_ALL for (int i = 0; i < VL; i++) {
+            if (!(i & s)) {
+                const V a = rows[i], b = rows[i + s];
+                rows[i] = (V)__builtin_shuffle(a, b, low);
+                rows[i + s] = (V)__builtin_shuffle(a, b, high);
+            }
+        }
+    }
+#    else
+    REAL lanes[VL][VL], swapped[VL][VL];
+    for (int i = 0; i < VL; i++) V_STORE(lanes[i], rows[i]);
+    for (int i = 0; i < VL; i++)
+        for (int l = 0; l < VL; l++) swapped[l][i] = lanes[i][l];
+    for (int i = 0; i < VL; i++) rows[i] = V_LOAD(swapped[i]);
+#    endif
+}
 #endif
 
 /* to[k * to_row + r] := from[r * from_row + k] for r, k < VL */
 FL_INLINE void FN(transpose_block)(const REAL *from, ptrdiff_t from_row, REAL *to,
                                    ptrdiff_t to_row) {
-#if defined(ISA_AVX512)
-    /* The same pieces of 16 bytes of four rows come into one register: half of the exchange is done
-     * by loads, since one port alone does shuffles (a whole step on weights as they are: 1.7 times
-     * as fast). */
+#if defined(ISA_NEON)
+    V rows[VL];
+    FL_UNROLL_ALL for (int r = 0; r < VL; r++) rows[r] = V_LOAD(from + r * from_row);
+    FN(transpose)(rows);
+    FL_UNROLL_ALL for (int j = 0; j < VL; j++) V_STORE(to + j * to_row, rows[j]);
+#else
+    /* The same pieces of the rows that are PIECE apart come into one register: half of the exchange
+     * is done by loads, since few ports do shuffles. Left to the compiler, a whole step on weights
+     * as they are takes 1.7 times as long with AVX-512, 6 times with AVX2. */
     for (int k = 0; k < VL; k += PIECE) {
         V rows[PIECE];
         FL_UNROLL for (int j = 0; j < PIECE; j++) rows[j] =
@@ -83,12 +109,17 @@ FL_INLINE void FN(transpose_block)(const REAL *from, ptrdiff_t from_row, REAL *t
         FN(transpose_pieces)(rows);
         FL_UNROLL for (int j = 0; j < PIECE; j++) V_STORE(to + (k + j) * to_row, rows[j]);
     }
-#else
-    V rows[VL];
-    FL_UNROLL_ALL for (int r = 0; r < VL; r++) rows[r] = V_LOAD(from + r * from_row);
-    FN(transpose)(rows);
-    FL_UNROLL_ALL for (int j = 0; j < VL; j++) V_STORE(to + j * to_row, rows[j]);
 #endif
+}
+
+/* The same for r < n <= VL, k < m <= VL; `lanes` numbers of each row of `to`, zeros from n on */
+static void FN(transpose_part)(ptrdiff_t n, ptrdiff_t m, const REAL *from, ptrdiff_t from_row,
+                               REAL *to, ptrdiff_t to_row, ptrdiff_t lanes) {
+    REAL block[VL * VL] = {0}, transposed[VL * VL];
+    for (ptrdiff_t r = 0; r < n; r++) V_STORE(block + r * VL, V_LOAD_PART(from + r * from_row, m));
+    FN(transpose_block)(block, VL, transposed, VL);
+    for (ptrdiff_t k = 0; k < m; k++)
+        V_STORE_PART(to + k * to_row, lanes, V_LOAD(transposed + k * VL));
 }
 
 /* to[k * to_row + r] := from[r * from_row + k] for r < n <= VL, k < K; zeros for n <= r < VL */
@@ -97,28 +128,19 @@ static void FN(rows_to_lanes)(ptrdiff_t n, ptrdiff_t K, const REAL *from, ptrdif
     ptrdiff_t k = 0;
     for (; n == VL && k + VL <= K; k += VL)
         FN(transpose_block)(from + k, from_row, to + k * to_row, to_row);
-    for (; k < K; k += VL) {
-        const ptrdiff_t part = FL_MIN(VL, K - k);
-        V block[VL];
-        FL_UNROLL_ALL for (int r = 0; r < VL; r++) {
-            block[r] = r >= n ? V_SET1((REAL)0) : V_LOAD_PART(from + r * from_row + k, part);
-        }
-        FN(transpose)(block);
-        FL_UNROLL_ALL for (int j = 0; j < VL; j++) {
-            if (j < part) V_STORE(to + (k + j) * to_row, block[j]);
-        }
-    }
+    for (; k < K; k += VL)
+        FN(transpose_part)(n, FL_MIN(VL, K - k), from + k, from_row, to + k * to_row, to_row, VL);
 }
 
 /* Steps of k that accumulate_unpacked packs at once: 16 KiB, which stay in L1. */
 #undef K_SLICE
 #define K_SLICE ((ptrdiff_t)(16384 / (GROUP * (ptrdiff_t)sizeof(REAL))))
 
-#if defined(ISA_AVX512)
-/* acc[m][g] += sum over k < VL of a[m * a_row + k] * w[lane * w_row + k] */
-FL_INLINE void FN(accumulate_block)(const int mr, const int g, const REAL *a, ptrdiff_t a_row,
-                                    const REAL *w, ptrdiff_t w_row, V acc[][TILE_VECTORS]) {
-    FL_UNROLL for (int k = 0; k < VL; k += PIECE) {
+#if !defined(ISA_NEON)
+/* acc[m][g] += sum over the k of a cache line of a[m * a_row + k] * w[lane * w_row + k] */
+FL_INLINE void FN(accumulate_line)(const int mr, const int g, const REAL *a, ptrdiff_t a_row,
+                                   const REAL *w, ptrdiff_t w_row, V acc[][TILE_VECTORS]) {
+    FL_UNROLL for (int k = 0; k < (int)(64 / sizeof(REAL)); k += PIECE) {
         V p[PIECE];
         FL_UNROLL for (int j = 0; j < PIECE; j++) {
             p[j] = FN(gather_pieces)(w + j * w_row + k, PIECE * w_row);
@@ -141,16 +163,16 @@ FL_INLINE void FN(accumulate_unpacked)(const int mr, ptrdiff_t units, ptrdiff_t 
                                        V acc[][TILE_VECTORS]) {
     REAL slice[K_SLICE * GROUP];
     ptrdiff_t k = 0;
-#if defined(ISA_AVX512)
-    /* Two gates at a time: their chains of FMAs hide each other's latency, and 32 rows are as many
-     * as a processor fetches ahead by itself. One row, H = 256, one core with 2 MiB of L2: a gate
-     * to its end takes 1.15 times as long, all four 1.3, with prefetching 1.5 (2026-11). */
-    const ptrdiff_t whole = units == VL ? K / VL * VL : 0;
+#if !defined(ISA_NEON)
+    /* A cache line of each row at a time, whole, and two gates at a time: their chains of FMAs hide
+     * each other's latency, and a processor fetches about as many rows ahead by itself. One row,
+     * H = 256: a gate to its end takes 1.15 times as long with AVX-512, 1.2 times on a Zen 3, all
+     * four 1.3 and 1.1, with prefetching 1.5 and 1.3 (2026-11). */
+    const ptrdiff_t line = 64 / sizeof(REAL), whole = units == VL ? K / line * line : 0;
     FL_UNROLL for (int g = 0; g < 4; g += 2) {
-        const REAL *w_g = w + g * gate_step;
-        for (k = 0; k < whole; k += VL) {
-            FN(accumulate_block)(mr, g, a + k, a_row, w_g + k, K, acc);
-            FN(accumulate_block)(mr, g + 1, a + k, a_row, w_g + gate_step + k, K, acc);
+        for (k = 0; k < whole; k += line) {
+            FN(accumulate_line)(mr, g, a + k, a_row, w + g * gate_step + k, K, acc);
+            FN(accumulate_line)(mr, g + 1, a + k, a_row, w + (g + 1) * gate_step + k, K, acc);
         }
     }
 #endif
@@ -165,21 +187,12 @@ FL_INLINE void FN(accumulate_unpacked)(const int mr, ptrdiff_t units, ptrdiff_t 
 /* to[r * to_row + k] := from[k * from_row + r] for r < n <= VL, k < K; the inverse */
 static void FN(lanes_to_rows)(ptrdiff_t n, ptrdiff_t K, const REAL *from, ptrdiff_t from_row,
                               REAL *to, ptrdiff_t to_row) {
-    for (ptrdiff_t k = 0; k < K; k += VL) {
-        const ptrdiff_t part = FL_MIN(VL, K - k);
-        V block[VL];
-        FL_UNROLL_ALL for (int j = 0; j < VL; j++) {
-            block[j] = V_LOAD(from + (k + FL_MIN(j, part - 1)) * from_row);
-        }
-        FN(transpose)(block);
-        FL_UNROLL_ALL for (int r = 0; r < VL; r++) {
-            if (r < n) {
-                if (part == VL)
-                    V_STORE(to + r * to_row + k, block[r]);
-                else
-                    V_STORE_PART(to + r * to_row + k, part, block[r]);
-            }
-        }
+    ptrdiff_t k = 0;
+    for (; n == VL && k + VL <= K; k += VL)
+        FN(transpose_block)(from + k * from_row, from_row, to + k, to_row);
+    for (ptrdiff_t part; k < K; k += part) {
+        part = FL_MIN(VL, K - k);
+        FN(transpose_part)(part, n, from + k * from_row, from_row, to + k, to_row, part);
     }
 }
 
