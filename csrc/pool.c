@@ -48,7 +48,8 @@ enum {
     SPINS = 2000,          /* about 40 us before a member sleeps or a waiting one yields */
     ENLIST_NS = 200000,    /* a sleeping member is there by then, if it gets a processor */
     CONGESTED_NS = 500000, /* a wait this long at a barrier: the other one has none */
-    RECOVERY_NS = 50000000 /* how long nobody works together then */
+    RECOVERY_NS = 2000000, /* how long nobody works together then; twice as long each time that */
+    RECOVERIES = 5         /* it happens again soon, up to this many times: 64 ms */
 };
 
 static struct {
@@ -68,7 +69,9 @@ static struct {
     atomic_int go;         /* together: how many start, 0: not yet known */
     atomic_int arrived;    /* at the barrier */
     atomic_uint passage;   /* counts passages of the barrier */
-    atomic_llong recovery; /* nobody works together before this time */
+    atomic_llong recovery; /* nobody works together before this time; 0: it is over */
+    atomic_llong again;    /* congestion before this time comes soon after the last */
+    atomic_int doubled;    /* how often the recovery was, because it did */
 } team = {
     .busy = PTHREAD_MUTEX_INITIALIZER,
     .sleep = PTHREAD_MUTEX_INITIALIZER,
@@ -81,7 +84,18 @@ static long long now_ns(void) {
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
-static void mark_congested(void) { atomic_store(&team.recovery, now_ns() + RECOVERY_NS); }
+/* A processor may be wanting for a moment, or for as long as another program runs: a short recovery
+ * loses little of what a team brings, and where the next attempt fails, too, a long one has few
+ * attempts, each of which costs a wait. */
+static void mark_congested(void) {
+    const long long now = now_ns();
+    int doubled = atomic_load(&team.doubled);
+    doubled = now < atomic_load(&team.again) ? doubled + (doubled < RECOVERIES) : 0;
+    const long long recovery = (long long)RECOVERY_NS << doubled;
+    atomic_store(&team.doubled, doubled);
+    atomic_store(&team.recovery, now + recovery);
+    atomic_store(&team.again, now + 4 * recovery);
+}
 
 /* Spin, then yield. */
 static void pause_for(int *spin) {

@@ -121,6 +121,31 @@ static void test_congestion(void) {
     check(team.recovery != 1, "and not for ever", 2);
 }
 
+/* How long nobody works together after congestion that comes where `again` and `doubled` stand. */
+static long long recovery_after(long long again, int doubled) {
+    team.again = again;
+    team.doubled = doubled;
+    const long long before = now_ns();
+    mark_congested();
+    const long long recovery = (long long)RECOVERY_NS << team.doubled;
+    check(team.recovery - recovery >= before && team.recovery - recovery <= now_ns(),
+          "a recovery begins with the congestion", doubled);
+    check(team.again - team.recovery == 3 * recovery, "soon is three recoveries after one",
+          doubled);
+    team.recovery = 0;
+    return recovery;
+}
+
+static void test_recovery(void) {
+    const long long late = 0, soon = now_ns() + 60000000000LL;
+    check(recovery_after(late, 3) == RECOVERY_NS, "congestion after a while: a short recovery", 1);
+    check(recovery_after(soon, 0) == 2 * RECOVERY_NS, "again soon: twice as long", 1);
+    check(recovery_after(soon, 1) == 4 * RECOVERY_NS, "and twice", 2);
+    check(recovery_after(soon, RECOVERIES) == recovery_after(soon, RECOVERIES - 1),
+          "but not for ever", RECOVERIES);
+    team.again = 0;
+}
+
 static void *caller(void *arg) {
     (void)arg;
     for (int k = 0; k < 100; k++) {
@@ -195,6 +220,7 @@ int main(void) {
     trial nested = {.nested = 1};
     fl_team_share(3, one_share, &nested);
     test_congestion();
+    test_recovery();
     team.job = ~0u; /* the next number would mean that no job is open */
     test_share(3);
     test_callers_at_once();
