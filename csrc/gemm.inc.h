@@ -9,27 +9,33 @@
  * The sum over k is one chain of FMAs in the order of k, whatever mr, nv and the blocks of k are:
  * an element has the same bits in every tile, batch, block of time and thread. */
 
-/* Rows of a full tile: the accumulators, a row of the panel and a broadcast fill the registers. */
+/* TILE_ROWS: of a full tile, whose accumulators, a row of the panel and a broadcast fill the
+ * registers. FEW_ROWS: a tile of so many is bound by its loads. FETCH_AHEAD: bytes from its load to
+ * what is fetched with it; 0 where a processor does that better itself. */
 #undef TILE_ROWS
-#undef FL_UNROLL_K
+#undef FEW_ROWS
 #undef FETCH_AHEAD
+#undef FL_UNROLL_K
 #if defined(ISA_AVX512)
-#    define TILE_ROWS 6 /* 24 + 4 + 1 of 32 */
-#    define FL_UNROLL_K
+#    define TILE_ROWS   6 /* 24 + 4 + 1 of 32 */
+#    define FEW_ROWS    3
 #    define FETCH_AHEAD 0
+#    define FL_UNROLL_K
 #elif defined(ISA_AVX2)
 #    define TILE_ROWS   3 /* 12 + 1 + 3 of 16 */
+#    define FEW_ROWS    2
+/* A step on a Zen 3, where else the panel comes late from L3: of one row H = 256 0.94 of the time,
+ * H = 512 0.78, 0.47 in float64; of two 0.81, 0.85, 0.90; 512 bytes 0.83 for 0.78, 1 and 4 KiB as
+ * 2 (2026-11). */
+#    define FETCH_AHEAD 2048
 /* Two k at a time: a loop's counting is 5 of its 25 instructions with 12 FMAs. A step of 32 rows,
  * H = 256, takes 0.93 of the time on a Zen 3 (2026-11). */
 #    define FL_UNROLL_K _Pragma("GCC unroll 2")
-/* Bytes from a single row's load to the one that is fetched with it: what is left to the processor
- * comes late from L3. A step of one row on a Zen 3: H = 256 0.94 of the time, H = 512 0.78, 0.47 in
- * float64; 512 bytes 0.83, 0.54; 1 and 4 KiB as 2 (2026-11). */
-#    define FETCH_AHEAD 2048
 #else
-#    define TILE_ROWS 6 /* NEON: 24 + 4 + 1 of 32 */
-#    define FL_UNROLL_K
+#    define TILE_ROWS   6 /* NEON: 24 + 4 + 1 of 32 */
+#    define FEW_ROWS    3
 #    define FETCH_AHEAD 0
+#    define FL_UNROLL_K
 #endif
 
 #ifndef TILE_VECTORS
@@ -150,14 +156,13 @@ FL_INLINE void FN(accumulate)(const int mr, const int nv, ptrdiff_t K, const REA
     FN(accumulate_rows)(mr, nv, K, a, a_row, a_k, panel, nv * VL, acc);
 }
 
-/* The same for rows of a, fetching ahead: the next slice; or for a tile of few rows, which is bound
- * by its loads, its own panel a little before it is needed. */
+/* The same for rows of a, fetching ahead: the next slice, or for few rows this panel. */
 FL_INLINE void FN(accumulate_ahead)(const int mr, const int nv, ptrdiff_t K, const REAL *restrict a,
                                     ptrdiff_t a_row, const REAL *restrict panel, FN(ahead) next,
                                     V acc[][TILE_VECTORS]) {
     const ptrdiff_t step = nv * VL * sizeof(REAL);
     FL_UNROLL_K for (ptrdiff_t k = 0; k < K; k++) {
-        if (2 * mr > TILE_ROWS)
+        if (mr > FEW_ROWS)
             __builtin_prefetch(next.at + k * next.step, 0, 2);
         else
             FL_UNROLL for (ptrdiff_t at = 0; at < step && FETCH_AHEAD; at += 64)
