@@ -153,7 +153,31 @@ MUTANTS = {
         "const ptrdiff_t nv = (N + VL - 1) / VL, tail = FL_MAX(N - (nv - 1) * VL - 1, 1)",
         LSTM,
     ),
+    "simd: a row's number for the whole tile": (
+        GEMM,
+        "rows[m] = V_SET1(a[m * a_row]);",
+        "rows[m] = V_SET1(a[0]);",
+        LSTM,
+    ),
+    "simd: a gate's weights as they are, for two": (
+        PACK,
+        "w + (g + 1) * gate_step + k, K, acc)",
+        "w + g * gate_step + k, K, acc)",
+        LSTM,
+    ),
+    "simd: a part of a block loses a column": (
+        PACK,
+        "V_LOAD_PART(from + r * from_row, m))",
+        "V_LOAD_PART(from + r * from_row, FL_MAX(m - 1, 1)))",
+        LSTM,
+    ),
     # -- the team
+    "team: a recovery never grows": (
+        POOL,
+        "doubled + (doubled < RECOVERIES)",
+        "doubled",
+        TEAM,
+    ),
     "team: a share is skipped": (
         POOL,
         "for (; share < team.n; share =",
