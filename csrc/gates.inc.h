@@ -21,12 +21,12 @@
 /* Of mr rows: gate: in a, out the activated gates; c: in c[t-1], out c[t]; m: out. Gate by gate,
  * the rows in lockstep. */
 FL_INLINE void FN(gates_forward)(const int variant, const int mr, const fl_lstm *q, const REAL *p,
-                                 V gate[][TILE_VECTORS], V *c, V *m) {
+                                 ptrdiff_t p_step, V gate[][TILE_VECTORS], V *c, V *m) {
     const V one = V_SET1((REAL)1);
     V x[TILE_ROWS];
 #define EACH FL_UNROLL for (int k = 0; k < mr; k++)
-    if (FL_SEES(I)) EACH gate[k][0] = V_FMA(V_LOAD(p), c[k], gate[k][0]);
-    if (FL_SEES(F)) EACH gate[k][1] = V_FMA(V_LOAD(p + VL), c[k], gate[k][1]);
+    if (FL_SEES(I)) EACH gate[k][0] = V_FMA(V_LOAD(p + k * p_step), c[k], gate[k][0]);
+    if (FL_SEES(F)) EACH gate[k][1] = V_FMA(V_LOAD(p + k * p_step + VL), c[k], gate[k][1]);
     EACH x[k] = gate[k][0];
     FN(v_sigmoid)(mr, x);
     EACH gate[k][0] = x[k];
@@ -44,7 +44,7 @@ FL_INLINE void FN(gates_forward)(const int variant, const int mr, const fl_lstm 
         const V limit = V_SET1((REAL)q->cell_clip), minus = V_SET1(-(REAL)q->cell_clip);
         EACH c[k] = V_MAX(minus, V_MIN(limit, c[k]));
     }
-    if (FL_SEES(O)) EACH gate[k][3] = V_FMA(V_LOAD(p + 2 * VL), c[k], gate[k][3]);
+    if (FL_SEES(O)) EACH gate[k][3] = V_FMA(V_LOAD(p + k * p_step + 2 * VL), c[k], gate[k][3]);
     EACH x[k] = gate[k][3];
     FN(v_sigmoid)(mr, x);
     EACH gate[k][3] = x[k];

@@ -59,26 +59,23 @@
     case mr: {                                                                                     \
         BODY(mr, nv)                                                                               \
     } break;
-#    define FL_ROWS_3(BODY, rows, nv)                                                              \
-        switch (rows) {                                                                            \
-            FL_CASE(BODY, 1, nv)                                                                   \
-            FL_CASE(BODY, 2, nv)                                                                   \
-        default: {                                                                                 \
-            BODY(3, nv)                                                                            \
-        }                                                                                          \
-        }
-#    define FL_ROWS_6(BODY, rows, nv)                                                              \
-        switch (rows) {                                                                            \
-            FL_CASE(BODY, 1, nv)                                                                   \
-            FL_CASE(BODY, 2, nv)                                                                   \
-            FL_CASE(BODY, 3, nv)                                                                   \
-            FL_CASE(BODY, 4, nv)                                                                   \
-            FL_CASE(BODY, 5, nv)                                                                   \
-        default: {                                                                                 \
-            BODY(6, nv)                                                                            \
-        }                                                                                          \
-        }
-#    define FL_ROWS(BODY, rows, nv) FL_CAT2(FL_ROWS, TILE_ROWS)(BODY, rows, nv)
+#    define FL_ROWS_2_TO_3(BODY, nv)                                                               \
+        FL_CASE(BODY, 2, nv)                                                                       \
+    default: {                                                                                     \
+        BODY(3, nv)                                                                                \
+    }
+#    define FL_ROWS_2_TO_6(BODY, nv)                                                               \
+        FL_CASE(BODY, 2, nv)                                                                       \
+        FL_CASE(BODY, 3, nv)                                                                       \
+        FL_CASE(BODY, 4, nv)                                                                       \
+        FL_CASE(BODY, 5, nv)                                                                       \
+    default: {                                                                                     \
+        BODY(6, nv)                                                                                \
+    }
+#    define FL_ROWS(BODY, rows, nv)                                                                \
+        switch (rows) { FL_CASE(BODY, 1, nv) FL_CAT2(FL_ROWS_2_TO, TILE_ROWS)(BODY, nv) }
+#    define FL_TWO_ROWS(BODY, rows, nv) /* two or more */                                          \
+        switch (rows) { FL_CAT2(FL_ROWS_2_TO, TILE_ROWS)(BODY, nv) }
 #    define FL_TILE(BODY, rows, vectors)                                                           \
         switch (vectors) {                                                                         \
         case 1: FL_ROWS(BODY, rows, 1) break;                                                      \

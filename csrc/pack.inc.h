@@ -137,18 +137,21 @@ static void FN(rows_to_lanes)(ptrdiff_t n, ptrdiff_t K, const REAL *from, ptrdif
 #define K_SLICE ((ptrdiff_t)(16384 / (GROUP * (ptrdiff_t)sizeof(REAL))))
 
 #if !defined(ISA_NEON)
-/* acc[m][g] += sum over the k of a cache line of a[m * a_row + k] * w[lane * w_row + k] */
-FL_INLINE void FN(accumulate_line)(const int mr, const int g, const REAL *a, ptrdiff_t a_row,
-                                   const REAL *w, ptrdiff_t w_row, V acc[][TILE_VECTORS]) {
+/* acc[m][g] += sum over the k of a cache line of a[m * a_row + k] * w[g][lane * w_row + k] for two
+ * gates, gate_step apart */
+FL_INLINE void FN(accumulate_line)(const int mr, const REAL *a, ptrdiff_t a_row, const REAL *w,
+                                   ptrdiff_t w_row, ptrdiff_t gate_step, V acc[][TILE_VECTORS]) {
     FL_UNROLL for (int k = 0; k < (int)(64 / sizeof(REAL)); k += PIECE) {
-        V p[PIECE];
-        FL_UNROLL for (int j = 0; j < PIECE; j++) {
-            p[j] = FN(gather_pieces)(w + j * w_row + k, PIECE * w_row);
-        }
-        FN(transpose_pieces)(p);
-        FL_UNROLL for (int j = 0; j < PIECE; j++) {
-            FL_UNROLL for (int m = 0; m < mr; m++) {
-                acc[m][g] = V_FMA(V_SET1(a[m * a_row + k + j]), p[j], acc[m][g]);
+        FL_UNROLL for (int g = 0; g < 2; g++) {
+            V p[PIECE];
+            FL_UNROLL for (int j = 0; j < PIECE; j++) {
+                p[j] = FN(gather_pieces)(w + g * gate_step + j * w_row + k, PIECE * w_row);
+            }
+            FN(transpose_pieces)(p);
+            FL_UNROLL for (int j = 0; j < PIECE; j++) {
+                FL_UNROLL for (int m = 0; m < mr; m++) {
+                    acc[m][g] = V_FMA(V_SET1(a[m * a_row + k + j]), p[j], acc[m][g]);
+                }
             }
         }
     }
@@ -170,10 +173,11 @@ FL_INLINE void FN(accumulate_unpacked)(const int mr, ptrdiff_t units, ptrdiff_t 
      * four 1.3 and 1.1, with prefetching 1.5 and 1.3 (2026-11). */
     const ptrdiff_t line = 64 / sizeof(REAL), whole = units == VL ? K / line * line : 0;
     FL_UNROLL for (int g = 0; g < 4; g += 2) {
-        for (k = 0; k < whole; k += line) {
-            FN(accumulate_line)(mr, g, a + k, a_row, w + g * gate_step + k, K, acc);
-            FN(accumulate_line)(mr, g + 1, a + k, a_row, w + (g + 1) * gate_step + k, K, acc);
-        }
+        V two[TILE_ROWS][TILE_VECTORS];
+        FL_UNROLL for (int m = 0; m < mr; m++) two[m][0] = acc[m][g], two[m][1] = acc[m][g + 1];
+        for (k = 0; k < whole; k += line)
+            FN(accumulate_line)(mr, a + k, a_row, w + g * gate_step + k, K, gate_step, two);
+        FL_UNROLL for (int m = 0; m < mr; m++) acc[m][g] = two[m][0], acc[m][g + 1] = two[m][1];
     }
 #endif
     for (ptrdiff_t n; k < K; k += n) {

@@ -135,6 +135,24 @@ MUTANTS = {
         LSTM,
     ),
     "simd: the last row of a full tile": (GEMM, "BODY(3, nv)", "BODY(2, nv)", LSTM),
+    "simd: one row: peepholes of the first panel for all": (
+        STEP,
+        "along ? 3 * VL : 0",
+        "0",
+        STEPS,
+    ),
+    "simd: one row: the last panel is whole, as the first": (
+        STEP,
+        "q->H - (along ? u + m : u) * VL",
+        "q->H - u * VL",
+        STEPS,
+    ),
+    "simd: one row: the panels' states are a row apart": (
+        STEP,
+        "c_step = along ? VL : c_row",
+        "c_step = c_row",
+        LSTM,
+    ),
     "simd: the last vector of a full tile": (
         GEMM,
         "default: FL_ROWS(BODY, rows, TILE_VECTORS)",
