@@ -90,8 +90,8 @@ MUTANTS = {
     ),
     "simd: the last lane of y": (
         STEP,
-        "V_STORE_PART(y + m * q->y_b, units, h[m]);",
-        "V_STORE_PART(y + m * q->y_b, units - 1, h[m]);",
+        "V_STORE_PART(y + m * y_step, units, h[m]);",
+        "V_STORE_PART(y + m * y_step, units - 1, h[m]);",
         LSTM,
     ),
     "simd: a slice of k twice": (STEP, "panel + (k0 + x_n) * GROUP,", "panel + x_n * GROUP,", LSTM),
@@ -179,8 +179,8 @@ MUTANTS = {
     ),
     "simd: a gate's weights as they are, for two": (
         PACK,
-        "w + (g + 1) * gate_step + k, K, acc)",
-        "w + g * gate_step + k, K, acc)",
+        "w + g * gate_step + j * w_row + k,",
+        "w + j * w_row + k,",
         LSTM,
     ),
     "simd: a part of a block loses a column": (
