@@ -155,6 +155,59 @@ static void *caller(void *arg) {
     return NULL;
 }
 
+#    if defined(__linux__)
+/* Whether member 1 may run on this processor, once it sleeps and was woken by every job so far. */
+static int sleeper_allowed_on(int cpu, int kept_off) {
+    cpu_set_t allowed;
+    CPU_ZERO(&allowed);
+    for (int ready = 0; !ready; usleep(100)) {
+        pthread_mutex_lock(&team.sleep);
+        ready = team.member[1].asleep && team.member[1].kept_off == kept_off;
+        pthread_mutex_unlock(&team.sleep);
+    }
+    pthread_getaffinity_np(team.member[1].thread, sizeof allowed, &allowed);
+    return CPU_ISSET(cpu, &allowed) != 0;
+}
+
+/* Keep the sleepers off, from one processor, on which this thread stays meanwhile. */
+static int keep_off_one(void) {
+    cpu_set_t allowed, one;
+    const int cpu = sched_getcpu();
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    pthread_getaffinity_np(pthread_self(), sizeof allowed, &allowed);
+    pthread_setaffinity_np(pthread_self(), sizeof one, &one);
+    pthread_mutex_lock(&team.sleep);
+    keep_off_caller();
+    keep_off_caller();
+    pthread_mutex_unlock(&team.sleep);
+    pthread_setaffinity_np(pthread_self(), sizeof allowed, &allowed);
+    return cpu;
+}
+
+static void test_sleepers(void) {
+    cpu_set_t before, one;
+    test_share(2);
+    sleeper_allowed_on(0, 0);
+    pthread_getaffinity_np(team.member[1].thread, sizeof before, &before);
+    const int several = CPU_COUNT(&before) > 1, cpu = keep_off_one();
+    check(sleeper_allowed_on(cpu, several) == !several, "a sleeper is kept off the caller", cpu);
+    test_share(2);
+    check(sleeper_allowed_on(cpu, 0), "and not for ever", cpu);
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    pthread_setaffinity_np(team.member[1].thread, sizeof one, &one);
+    pthread_setaffinity_np(pthread_self(), sizeof one, &one);
+    keep_off_one();
+    check(sleeper_allowed_on(cpu, 0), "but a member that has no other processor", cpu);
+    test_share(2);
+    pthread_setaffinity_np(team.member[1].thread, sizeof before, &before);
+    pthread_setaffinity_np(pthread_self(), sizeof before, &before);
+}
+#    else
+static void test_sleepers(void) {}
+#    endif
+
 static void test_callers_at_once(void) {
     pthread_t threads[4];
     for (int k = 0; k < 4; k++)
@@ -223,6 +276,7 @@ int main(void) {
     test_recovery();
     team.job = ~0u; /* the next number would mean that no job is open */
     test_share(3);
+    test_sleepers();
     test_callers_at_once();
     test_fork();
     printf(n_failures ? "%d FAILED\n" : "the team passed\n", n_failures);

@@ -190,6 +190,18 @@ MUTANTS = {
         LSTM,
     ),
     # -- the team
+    "team: a sleeper is kept off the caller's processor for ever": (
+        POOL,
+        "if (m->kept_off) pthread_setaffinity_np(pthread_self()",
+        "if (0) pthread_setaffinity_np(pthread_self()",
+        TEAM,
+    ),
+    "team: kept off twice, a sleeper forgets where it may run": (
+        POOL,
+        "if (!m->kept_off && pthread_getaffinity_np(",
+        "if (pthread_getaffinity_np(",
+        TEAM,
+    ),
     "team: a recovery never grows": (
         POOL,
         "doubled + (doubled < RECOVERIES)",
