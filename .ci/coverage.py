@@ -51,6 +51,12 @@ UNTAKEN = {
         "FL_TILE(BODY, b_end - b, vectors)": (36, ALONE),
     },
     "csrc/pool.c": {
+        "m->kept_off || !pthread_getaffinity_np(m->thread, sizeof m->allowed, &m->allowed);": (
+            1,
+            "a system with more processors than a cpu_set_t has",
+        ),
+        "if (!known || CPU_COUNT(&others) == 0) continue;": (1, "the same"),
+        "CPU_CLR(cpu, &others);": (1, "a processor that a cpu_set_t does not have"),
         "while (registered && team.members < n - 1) {": (1, "pthread_atfork finds no memory"),
         "if (atomic_load_explicit(&team.passage, memory_order_acquire) != passage) return 0;": (
             1,

@@ -157,11 +157,11 @@ static void keep_off_caller(void) {
     for (int k = 1; k <= team.members; k++) {
         fl_member *m = &team.member[k];
         if (!m->asleep) continue;
-        if (!m->kept_off && pthread_getaffinity_np(m->thread, sizeof m->allowed, &m->allowed))
-            continue;
+        const int known =
+            m->kept_off || !pthread_getaffinity_np(m->thread, sizeof m->allowed, &m->allowed);
         cpu_set_t others = m->allowed;
         CPU_CLR(cpu, &others);
-        if (CPU_COUNT(&others) == 0) continue;
+        if (!known || CPU_COUNT(&others) == 0) continue;
         m->kept_off |= pthread_setaffinity_np(m->thread, sizeof others, &others) == 0;
     }
 #    endif

@@ -8,6 +8,7 @@ int main(void) { return 0; }
 #else
 
 #    define _GNU_SOURCE
+#    include <float.h>
 #    include <pthread.h>
 #    include <stdio.h>
 #    include <stdlib.h>
@@ -49,8 +50,12 @@ typedef struct {
 
 static void one_share(void *arg, int share, int n) {
     trial *t = arg;
+    volatile float least = FLT_MIN;
     t->n = n;
     t->done[share]++;
+#    if defined(__x86_64__) || defined(__aarch64__)
+    check(least / 2 == 0, "denormal numbers are flushed", n);
+#    endif
     if (t->nested) {
         static trial inner[MAX_SHARES];
         memset(&inner[share], 0, sizeof inner[share]);
@@ -156,23 +161,23 @@ static void *caller(void *arg) {
 }
 
 #    if defined(__linux__)
-/* Whether member 1 may run on this processor, once it sleeps and was woken by every job so far. */
-static int sleeper_allowed_on(int cpu, int kept_off) {
+/* Where member 1 may run, once it sleeps and is kept off or not; nowhere: after 5 s it is not so.
+ */
+static cpu_set_t sleeper_allowed(int kept_off) {
     cpu_set_t allowed;
     CPU_ZERO(&allowed);
-    for (int ready = 0; !ready; usleep(100)) {
+    for (int tries = 0, ready = 0; !ready && tries < 50000; tries++, usleep(100)) {
         pthread_mutex_lock(&team.sleep);
         ready = team.member[1].asleep && team.member[1].kept_off == kept_off;
+        if (ready) pthread_getaffinity_np(team.member[1].thread, sizeof allowed, &allowed);
         pthread_mutex_unlock(&team.sleep);
     }
-    pthread_getaffinity_np(team.member[1].thread, sizeof allowed, &allowed);
-    return CPU_ISSET(cpu, &allowed) != 0;
+    return allowed;
 }
 
-/* Keep the sleepers off, from one processor, on which this thread stays meanwhile. */
-static int keep_off_one(void) {
+/* Keep the sleepers off this thread, which runs on processor `cpu` alone meanwhile. */
+static void keep_off(int cpu) {
     cpu_set_t allowed, one;
-    const int cpu = sched_getcpu();
     CPU_ZERO(&one);
     CPU_SET(cpu, &one);
     pthread_getaffinity_np(pthread_self(), sizeof allowed, &allowed);
@@ -182,27 +187,30 @@ static int keep_off_one(void) {
     keep_off_caller();
     pthread_mutex_unlock(&team.sleep);
     pthread_setaffinity_np(pthread_self(), sizeof allowed, &allowed);
-    return cpu;
 }
 
 static void test_sleepers(void) {
-    cpu_set_t before, one;
-    test_share(2);
-    sleeper_allowed_on(0, 0);
-    pthread_getaffinity_np(team.member[1].thread, sizeof before, &before);
-    const int several = CPU_COUNT(&before) > 1, cpu = keep_off_one();
-    check(sleeper_allowed_on(cpu, several) == !several, "a sleeper is kept off the caller", cpu);
-    test_share(2);
-    check(sleeper_allowed_on(cpu, 0), "and not for ever", cpu);
+    const int cpu = sched_getcpu();
+    cpu_set_t whole, others, one, now;
+    pthread_getaffinity_np(pthread_self(), sizeof whole, &whole);
     CPU_ZERO(&one);
     CPU_SET(cpu, &one);
-    pthread_setaffinity_np(team.member[1].thread, sizeof one, &one);
-    pthread_setaffinity_np(pthread_self(), sizeof one, &one);
-    keep_off_one();
-    check(sleeper_allowed_on(cpu, 0), "but a member that has no other processor", cpu);
+    CPU_XOR(&others, &whole, &one);
+    const int several = CPU_COUNT(&others) > 0;
     test_share(2);
-    pthread_setaffinity_np(team.member[1].thread, sizeof before, &before);
-    pthread_setaffinity_np(pthread_self(), sizeof before, &before);
+    now = sleeper_allowed(0);
+    check(CPU_EQUAL(&now, &whole), "a sleeper may run where this thread may", cpu);
+    keep_off(cpu);
+    now = sleeper_allowed(several);
+    check(CPU_EQUAL(&now, several ? &others : &whole), "it is kept off the caller", cpu);
+    test_share(2);
+    now = sleeper_allowed(0);
+    check(CPU_EQUAL(&now, &whole), "and not for ever", cpu);
+    pthread_setaffinity_np(team.member[1].thread, sizeof one, &one);
+    keep_off(cpu);
+    now = sleeper_allowed(0);
+    check(CPU_EQUAL(&now, &one), "but where it has no other processor", cpu);
+    pthread_setaffinity_np(team.member[1].thread, sizeof whole, &whole);
 }
 #    else
 static void test_sleepers(void) {}

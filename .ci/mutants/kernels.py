@@ -198,8 +198,8 @@ MUTANTS = {
     ),
     "team: kept off twice, a sleeper forgets where it may run": (
         POOL,
-        "if (!m->kept_off && pthread_getaffinity_np(",
-        "if (pthread_getaffinity_np(",
+        "m->kept_off || !pthread_getaffinity_np(",
+        "!pthread_getaffinity_np(",
         TEAM,
     ),
     "team: a recovery never grows": (
@@ -236,7 +236,7 @@ MUTANTS = {
         POOL,
         "fl_flush_denormals();",
         "0;",
-        "tests/test_numbers.py",
+        TEAM,
     ),
     # -- time in pieces, episodes
     "simd: sums of later steps are lost": (
