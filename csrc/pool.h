@@ -18,6 +18,8 @@
  *
  * While it works a thread flushes denormal numbers to zero (denormals.h); its mode is restored.
  *
+ * Members that sleep are woken on other processors than the caller's, within what they may use.
+ *
  * A forked child starts without a team and makes its own when it needs one. */
 #ifndef FL_POOL_H
 #define FL_POOL_H
