@@ -106,7 +106,7 @@ def main(tests):
     environment = os.environ | {"FASTLSTM_COVERAGE": "1", "PYTHONPATH": str(COPY),
                                 "OPENBLAS_NUM_THREADS": "1"}  # fmt: skip
     run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], env=environment)
-    by_avx2 = [] if "avx512f" in Path("/proc/cpuinfo").read_text() else ["BY_AVX2=1"]
+    by_avx2 = [] if "avx512f" in Path("/proc/cpuinfo").read_text("utf-8") else ["BY_AVX2=1"]
     run(["make", "-s", "-C", "csrc", "EXTRA=--coverage -O0 -DFL_INLINE=static",
          "BUILD=../build/drivers", *by_avx2])  # fmt: skip
     names = tests or [f"tests/test_{name}.py" for name in TESTS]

@@ -18,8 +18,9 @@
 #    define FL_CLIPS      (variant && q->cell_clip > 0)
 #endif
 
-/* Of mr rows: gate: in a, out the activated gates; c: in c[t-1], out c[t]; m: out. Gate by gate,
- * the rows in lockstep. */
+/* Of mr rows, or mr panels of a row: gate: in a, out the activated gates; c: in c[t-1], out c[t];
+ * m: out; p_step: from the peepholes of one to those of the next, 0 for rows. Gate by gate, all in
+ * lockstep. */
 FL_INLINE void FN(gates_forward)(const int variant, const int mr, const fl_lstm *q, const REAL *p,
                                  ptrdiff_t p_step, V gate[][TILE_VECTORS], V *c, V *m) {
     const V one = V_SET1((REAL)1);

@@ -186,6 +186,7 @@ FL_INLINE void FN(sum_unpacked)(const int mr, const fl_lstm *q, ptrdiff_t u, con
                             acc);
 }
 
+/* The same for one row, compiled once for all its callers */
 static void FN(sum_row_unpacked)(const fl_lstm *q, ptrdiff_t u, const REAL *x, const REAL *h,
                                  V acc[1][TILE_VECTORS]) {
     FN(sum_unpacked)(1, q, u, x, h, acc);

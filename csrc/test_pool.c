@@ -161,8 +161,7 @@ static void *caller(void *arg) {
 }
 
 #    if defined(__linux__)
-/* Where member 1 may run, once it sleeps and is kept off or not; nowhere: after 5 s it is not so.
- */
+/* Where member 1 may run, once it sleeps and is kept off or not; nowhere after 5 s. */
 static cpu_set_t sleeper_allowed(int kept_off) {
     cpu_set_t allowed;
     CPU_ZERO(&allowed);
