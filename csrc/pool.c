@@ -5,9 +5,9 @@
 #    include <pthread.h>
 #    include <sched.h>
 #    include <stdatomic.h>
-#    include <time.h>
 #endif
 
+#include "clock.h"
 #include "denormals.h"
 #include "pool.h"
 
@@ -88,17 +88,11 @@ static struct {
     .wake = PTHREAD_COND_INITIALIZER,
 };
 
-static long long now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000LL + t.tv_nsec;
-}
-
 /* A processor may be wanting for a moment, or for as long as another program runs: a short recovery
  * loses little of what a team brings, and where the next attempt fails, too, a long one has few
  * attempts, each of which costs a wait. */
 static void mark_congested(void) {
-    const long long now = now_ns();
+    const long long now = fl_now_ns();
     int doubled = atomic_load(&team.doubled);
     doubled = now < atomic_load(&team.again) ? doubled + (doubled < RECOVERIES) : 0;
     const long long recovery = (long long)RECOVERY_NS << doubled;
@@ -127,9 +121,9 @@ int fl_team_barrier(int n) {
         if (atomic_load_explicit(&team.passage, memory_order_acquire) != passage) return 0;
         SPIN_PAUSE();
     }
-    const long long start = now_ns();
+    const long long start = fl_now_ns();
     while (atomic_load_explicit(&team.passage, memory_order_acquire) == passage) sched_yield();
-    if (now_ns() - start < CONGESTED_NS) return 0;
+    if (fl_now_ns() - start < CONGESTED_NS) return 0;
     mark_congested();
     return 1;
 }
@@ -273,7 +267,7 @@ void fl_team_share(int n, fl_work work, void *arg) {
 
 void fl_team_together(int n, fl_work work, void *arg) {
     if (atomic_load_explicit(&team.recovery, memory_order_relaxed) > 0) {
-        if (now_ns() < atomic_load(&team.recovery))
+        if (fl_now_ns() < atomic_load(&team.recovery))
             n = 1;
         else
             atomic_store(&team.recovery, 0);
@@ -288,8 +282,8 @@ void fl_team_together(int n, fl_work work, void *arg) {
     for (int spin = 1; atomic_load(&team.next) < n; spin++) {
         SPIN_PAUSE();
         if (spin % 256) continue;
-        if (!start) start = now_ns();
-        if (now_ns() - start < ENLIST_NS) continue;
+        if (!start) start = fl_now_ns();
+        if (fl_now_ns() - start < ENLIST_NS) continue;
         mark_congested();
         break;
     }

@@ -107,9 +107,9 @@ static int can_meet(void) {
  * processor they do only where nothing else wants it: that is tried, and nothing is said of it. */
 static int until(int wanted, int pause_us) {
     const long long patience = can_meet() ? 20000000000LL : 500000000LL;
-    const long long give_up = now_ns() + patience;
+    const long long give_up = fl_now_ns() + patience;
     int n = 0;
-    while (n != wanted && now_ns() < give_up) {
+    while (n != wanted && fl_now_ns() < give_up) {
         team.recovery = 0;
         n = test_together(2, pause_us);
     }
@@ -119,7 +119,7 @@ static int until(int wanted, int pause_us) {
 static void test_congestion(void) {
     check(until(2, 0), "two threads come together", 2);
     check(until(-2, 2000), "a barrier says when a wait was long", 2);
-    team.recovery = now_ns() + 1000000000LL;
+    team.recovery = fl_now_ns() + 1000000000LL;
     check(abs(test_together(2, 0)) == 1, "after it one thread works alone for a while", 2);
     team.recovery = 1;
     test_together(2, 0);
@@ -130,10 +130,10 @@ static void test_congestion(void) {
 static long long recovery_after(long long again, int doubled) {
     team.again = again;
     team.doubled = doubled;
-    const long long before = now_ns();
+    const long long before = fl_now_ns();
     mark_congested();
     const long long recovery = (long long)RECOVERY_NS << team.doubled;
-    check(team.recovery - recovery >= before && team.recovery - recovery <= now_ns(),
+    check(team.recovery - recovery >= before && team.recovery - recovery <= fl_now_ns(),
           "a recovery begins with the congestion", doubled);
     check(team.again - team.recovery == 3 * recovery, "soon is three recoveries after one",
           doubled);
@@ -142,7 +142,7 @@ static long long recovery_after(long long again, int doubled) {
 }
 
 static void test_recovery(void) {
-    const long long late = 0, soon = now_ns() + 60000000000LL;
+    const long long late = 0, soon = fl_now_ns() + 60000000000LL;
     check(recovery_after(late, 3) == RECOVERY_NS, "congestion after a while: a short recovery", 1);
     check(recovery_after(soon, 0) == 2 * RECOVERY_NS, "again soon: twice as long", 1);
     check(recovery_after(soon, 1) == 4 * RECOVERY_NS, "and twice", 2);

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the engine uses of csrc/: fastlstm.h, lstm.h and pool.h say what it means."""
+"""What the engine uses of csrc/: the headers there say what it means."""
 
 from ._gates cimport fl_squash
 
@@ -104,6 +104,9 @@ cdef extern from "fastlstm.h":
     const fl_kernels *fl_kernels_for(const char *isa) noexcept nogil
     const char *fl_best_isa() noexcept nogil
     const char *const *fl_isas() noexcept nogil
+
+cdef extern from "clock.h":
+    long long fl_now_ns() noexcept nogil
 
 cdef extern from "denormals.h":
     unsigned long long fl_flush_denormals() noexcept nogil

@@ -20,6 +20,7 @@ cdef struct Job:  # one call, shared by the team
     Py_ssize_t scratch_size  # bytes a thread
     unsigned long long denormals  # the caller's mode
     unsigned long caller    # the thread that made the call: it alone can see a signal
+    long long looked        # when it last looked for one (`fl_now_ns`)
     Py_ssize_t stop_after   # by_units: Ctrl-C: the last step
     Py_ssize_t alone_after  # by_units: processors are wanting; after this step the first goes alone
     int interrupted         # a flag of pool.h: all stop, at once or after stop_after

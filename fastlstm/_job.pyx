@@ -5,7 +5,7 @@ from libc.stdint cimport uintptr_t
 from libc.string cimport memset
 
 from ._arrays cimport address
-from ._csrc cimport fl_flush_denormals, fl_restore_denormals
+from ._csrc cimport fl_flush_denormals, fl_now_ns, fl_restore_denormals
 from ._kernels cimport squash, threads
 from ._loops cimport PyThread_get_thread_ident
 from ._variants cimport describe_variant, name_peepholes
@@ -54,7 +54,7 @@ cdef int describe(
         name_peepholes(q, weights.spec)
     job.variant.sigmoid, job.variant.tanh = squash(job.is_f64, False), squash(job.is_f64, True)
     describe_variant(&job.variant, weights.spec, w)
-    job.caller = PyThread_get_thread_ident()
+    job.caller, job.looked = PyThread_get_thread_ident(), fl_now_ns()
     job.denormals = fl_flush_denormals()
     fl_restore_denormals(job.denormals)
     job.stop_after = job.alone_after = NEVER

@@ -10,8 +10,8 @@ from libc.string cimport memcpy, memset
 from ._blas_step cimport c_slot, h_slot, project, step_backward, step_forward, sum_gradients
 from ._csrc cimport (
     FL_PEEPHOLE_F, FL_PEEPHOLE_I, FL_PEEPHOLE_O, fl_bring_mark, fl_flag_is_up,
-    fl_flush_denormals, fl_lstm, fl_mark, fl_raise_flag, fl_restore_denormals,
-    fl_team_barrier,
+    fl_flush_denormals, fl_lstm, fl_mark, fl_now_ns, fl_raise_flag,
+    fl_restore_denormals, fl_team_barrier,
 )
 from ._job cimport Job
 
@@ -122,9 +122,12 @@ cdef inline void place(
     memset(to + filled, 0, (stop - filled) * sizeof(real))
 
 
+cdef enum: PATIENCE_NS = 50000000
+
+
 cdef inline Py_ssize_t steps_between_signals(const fl_lstm *q) noexcept nogil:
-    """About 50 ms of work at 10 GFLOP/s: how often Ctrl-C is looked for."""
-    return 1 + 500000000 // (8 * q.B * q.H * (q.P + q.I) + 1)
+    """About 5 ms of work at 10 GFLOP/s: how often `look_for_ctrl_c` asks how late it is."""
+    return 1 + 50000000 // (8 * q.B * q.H * (q.P + q.I) + 1)
 
 
 # Rows of dgates in a piece of the weights' gradients: `gradient_block` of gradients.inc.h, or more.
@@ -132,7 +135,7 @@ cdef enum: GRADIENT_BLOCK = 512
 
 
 cdef inline Py_ssize_t rows_between_signals(const fl_lstm *q) noexcept nogil:
-    """The same in rows of dgates, in whole blocks."""
+    """About 50 ms of such work in rows of dgates, in whole blocks."""
     cdef Py_ssize_t rows = 500000000 // (8 * q.H * (q.P + q.I) + 1)
     return (rows + GRADIENT_BLOCK) // GRADIENT_BLOCK * GRADIENT_BLOCK
 
@@ -143,6 +146,12 @@ cdef inline bint is_caller(const Job *job) noexcept nogil:
 
 
 cdef inline void look_for_ctrl_c(Job *job, Py_ssize_t s) noexcept nogil:
+    """When 50 ms have passed: the GIL may have to be waited for. A count of operations alone would
+    be late where other programs want the processors, too."""
+    cdef long long now = fl_now_ns()
+    if now - job.looked < PATIENCE_NS:
+        return
+    job.looked = now
     fl_restore_denormals(job.denormals)  # handlers are Python
     with gil:
         if PyErr_CheckSignals():

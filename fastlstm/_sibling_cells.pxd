@@ -65,6 +65,7 @@ cdef struct Sibling:  # one call
     void *dw_ih
     void *dw_hh
     void *db                # (K') sums of the columns of the tape, or NULL
+    long long looked        # when Ctrl-C was last looked for (`fl_now_ns`)
     bint interrupted
 
 

@@ -20,6 +20,7 @@ from ._rows import by_length, sorted_input
 
 from ._activations cimport Activation
 from ._arrays cimport View, address, view_of
+from ._csrc cimport fl_now_ns
 from ._job cimport blas_gemm
 from ._kernels cimport squash
 from ._sibling_cells cimport GRU, RNN, SLSTM, Sibling
@@ -35,6 +36,7 @@ _KINDS = {name: kind for kind, name in enumerate(ACTIVATIONS)}
 
 cdef int run(Sibling *q, int task) except -1:
     """A loop or the gradients of the weights, without the GIL; raises KeyboardInterrupt."""
+    q.looked = fl_now_ns()
     with nogil:
         if q.is_f64:
             do_task(<double *>NULL, q, task)
