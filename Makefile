@@ -10,6 +10,8 @@ PYTEST_ARGS ?=
 ARGS ?=
 # Tests compare numbers, not speed: few BLAS threads, so that two cores are not fought over.
 LIMITED := OPENBLAS_NUM_THREADS=2 OMP_NUM_THREADS=2
+# Processes share the tests; --pdb and PYTEST_ARGS="-n 0" have one.
+PYTEST := $(LIMITED) $(PY) -m pytest -n auto --maxprocesses 8
 PYTHON_FILES := setup.py .ci fastlstm $(wildcard docs tests benchmarks examples)
 C_FILES = $(wildcard csrc/*.c csrc/*.h)
 CYTHON_FILES = $(wildcard fastlstm/*.pyx fastlstm/*.pxd)
@@ -55,16 +57,16 @@ demo: $(VENV)/.extra-demo build ## Forecast real stock prices; writes forecast.p
 
 .PHONY: test
 test: $(VENV)/.extra-test build ## Run the tests, the docstrings' examples and the C driver (PYTEST_ARGS="-k lengths")
-	$(LIMITED) $(PY) -m pytest --doctest-modules --doctest-ignore-import-errors tests fastlstm $(PYTEST_ARGS)
+	$(PYTEST) --dist worksteal --doctest-modules --doctest-ignore-import-errors tests fastlstm $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory kernels
 
 .PHONY: test-slow
 test-slow: $(VENV)/.extra-learn build ## Run the slow tests, on data that packages ship
-	$(LIMITED) $(PY) -m pytest -m "slow and not parity" tests $(PYTEST_ARGS)
+	$(PYTEST) --dist loadfile -m "slow and not parity" tests $(PYTEST_ARGS)
 
 .PHONY: parity
 parity: $(VENV)/.extra-parity build ## Compare with PyTorch and ONNX Runtime, live
-	$(LIMITED) $(PY) -m pytest -m parity tests $(PYTEST_ARGS)
+	$(PYTEST) --dist worksteal -m parity tests $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.extra-bench build ## Time the cases beside the peers that are installed (make parity installs them)
