@@ -11,19 +11,28 @@
 
 /* TILE_ROWS: of a full tile, whose accumulators, a row of the panel and a broadcast fill the
  * registers. FEW_ROWS: a tile of so many is bound by its loads. FETCH_AHEAD: bytes from its load to
- * what is fetched with it; 0 where a processor does that better itself. */
+ * what is fetched with it; 0 where a processor does that better itself. SLICE_BYTES of a panel stay
+ * in L1 while the tiles of all rows pass over them, as the next slice comes (accumulate_ahead). */
 #undef TILE_ROWS
 #undef FEW_ROWS
+#undef SLICE_BYTES
 #undef FETCH_AHEAD
 #undef FL_UNROLL_K
 #if defined(ISA_AVX512)
-#    define TILE_ROWS   6 /* 24 + 4 + 1 of 32 */
-#    define FEW_ROWS    3
+#    define TILE_ROWS 6 /* 24 + 4 + 1 of 32 */
+#    define FEW_ROWS  3
+/* A step of 64 rows of K = 1024, and one of 32 rows of K = 2048, in parts of an FMA loop's speed,
+ * one core with 2 MiB of L2: 16 KiB 0.86, 0.88; 32 KiB 0.88, 0.90; 64 KiB 0.86, 0.85; whole panels
+ * 0.87, 0.81 (2026-11). */
+#    define SLICE_BYTES 32768
 #    define FETCH_AHEAD 0
 #    define FL_UNROLL_K
 #elif defined(ISA_AVX2)
 #    define TILE_ROWS   3 /* 12 + 1 + 3 of 16 */
 #    define FEW_ROWS    2
+/* The same on a Zen 3, which has 32 KiB of L1: 16 KiB 0.88, 0.87; 24 KiB 0.88, 0.89; 32 KiB 0.87,
+ * 0.86 (2026-11). */
+#    define SLICE_BYTES 24576
 /* A step on a Zen 3, where else the panel comes late from L3: of one row H = 256 0.94 of the time,
  * H = 512 0.78, 0.47 in float64; of two 0.81, 0.85, 0.90; 512 bytes 0.83 for 0.78, 1 and 4 KiB as
  * 2 (2026-11). */
@@ -34,6 +43,7 @@
 #else
 #    define TILE_ROWS   6 /* NEON: 24 + 4 + 1 of 32 */
 #    define FEW_ROWS    3
+#    define SLICE_BYTES 32768
 #    define FETCH_AHEAD 0
 #    define FL_UNROLL_K
 #endif
@@ -85,13 +95,10 @@
         }
 #endif
 
-/* Steps of k in a slice of a panel: 32 KiB stay in L1 while the tiles of all rows pass over it, as
- * the next slice comes (accumulate_ahead). A step of 64 rows of K = 1024, and one of 32 rows of
- * K = 2048, in parts of an FMA loop's speed, one core with 2 MiB of L2: 16 KiB 0.86, 0.88;
- * 32 KiB 0.88, 0.90; 64 KiB 0.86, 0.85; whole panels 0.87, 0.81 (2026-11). */
+/* Steps of k in a slice of a panel */
 #undef K_BLOCK
 #undef SLICES
-#define K_BLOCK   ((ptrdiff_t)(128 * 256 / (GROUP * (ptrdiff_t)sizeof(REAL))))
+#define K_BLOCK   ((ptrdiff_t)(SLICE_BYTES / (GROUP * sizeof(REAL))))
 #define SLICES(K) (((K) + K_BLOCK - 1) / K_BLOCK) /* of nearly equal size; K > 0 */
 
 /* n rows in as few tiles as there can be, of nearly equal size: 32 = 6+6+5+5+5+5, since a tile

@@ -14,6 +14,8 @@
 #ifndef FL_STEP_ROWS
 #    define FL_STEP_ROWS
 #    include <string.h>
+/* Rows that are multiplied by x and h at once: their sums so far lie in a buffer, in L1. */
+#    define SUM_ROWS     96
 #    define GATES(q, t)  ((REAL *)(q)->gates + (t) % (q)->gate_slots * (q)->B * (q)->U * GROUP)
 #    define H_SLOT(q, s) ((REAL *)(q)->h + (s) % (q)->state_slots * (q)->B * (q)->h_row)
 #    define C_SLOT(q, s) ((REAL *)(q)->c + (s) % (q)->state_slots * (q)->B * (q)->U * VL)
@@ -22,6 +24,22 @@
 #    define PEEPHOLES(q, u)                                                                        \
         (q->peephole_panel ? (const REAL *)(q)->peephole_panel + (u) * 3 * VL : NULL)
 #endif
+
+/* What step t reads and writes, from row 0 and unit 0 on: found once, as divisions take long. */
+typedef struct {
+    const REAL *h_prev, *c_prev;
+    REAL *gates, *h, *c, *m, *y;
+} FN(slots);
+
+static inline FN(slots) FN(slots_of)(const fl_lstm *q, ptrdiff_t t) {
+    return (FN(slots)){.h_prev = H_SLOT(q, t + q->reverse),
+                       .c_prev = C_SLOT(q, t + q->reverse),
+                       .gates = GATES(q, t),
+                       .h = H_SLOT(q, t + 1 - q->reverse),
+                       .c = C_SLOT(q, t + 1 - q->reverse),
+                       .m = q->w_proj ? M_SLOT(q, t) : NULL,
+                       .y = (REAL *)q->y + t * q->y_t};
+}
 
 /* gates[t][b] := b + W_ih x[t][b] for steps t0 <= t < t1 that lie side by side in gates */
 static void FN(project)(const fl_lstm *q, ptrdiff_t t0, ptrdiff_t t1, ptrdiff_t b0, ptrdiff_t b1,
@@ -44,18 +62,16 @@ static void FN(project)(const fl_lstm *q, ptrdiff_t t0, ptrdiff_t t1, ptrdiff_t 
 /* What is left of a step for one tile: gates, c, and h and y or m, from its accumulators: those of
  * mr rows of panel u, or with `along` of row b in mr panels from u. */
 FL_INLINE void FN(finish_forward)(const int variant, const int along, const int mr,
-                                  const fl_lstm *q, ptrdiff_t t, ptrdiff_t b, ptrdiff_t u,
+                                  const fl_lstm *q, FN(slots) at, ptrdiff_t b, ptrdiff_t u,
                                   V acc[][TILE_VECTORS]) {
     const ptrdiff_t row = q->U * GROUP, c_row = q->U * VL;
     const ptrdiff_t gates_step = along ? GROUP : row, c_step = along ? VL : c_row;
     const ptrdiff_t h_step = along ? VL : q->h_row, y_step = along ? VL : q->y_b;
     const int projected = variant && q->w_proj;
     const REAL *p = variant ? PEEPHOLES(q, u) : NULL;
-    REAL *gates = GATES(q, t) + b * row + u * GROUP;
-    const REAL *c_prev = C_SLOT(q, t + q->reverse) + b * c_row + u * VL;
-    REAL *c_next = C_SLOT(q, t + 1 - q->reverse) + b * c_row + u * VL;
-    REAL *h_next = H_SLOT(q, t + 1 - q->reverse) + b * q->h_row + u * VL;
-    REAL *y = (REAL *)q->y + t * q->y_t + b * q->y_b + u * VL;
+    const REAL *c_prev = at.c_prev + b * c_row + u * VL;
+    REAL *gates = at.gates + b * row + u * GROUP, *c_next = at.c + b * c_row + u * VL;
+    REAL *h_next = at.h + b * q->h_row + u * VL, *y = at.y + b * q->y_b + u * VL;
     V c[TILE_ROWS], h[TILE_ROWS];
     FL_UNROLL for (int m = 0; m < mr; m++) c[m] = V_LOAD(c_prev + m * c_step);
     FN(gates_forward)(variant, mr, q, p, along ? 3 * VL : 0, acc, c, h);
@@ -63,7 +79,7 @@ FL_INLINE void FN(finish_forward)(const int variant, const int along, const int 
         const ptrdiff_t units = q->H - (along ? u + m : u) * VL;
         V_STORE(c_next + m * c_step, c[m]);
         if (projected) {
-            V_STORE((REAL *)M_SLOT(q, t) + b * c_row + u * VL + m * c_step, h[m]);
+            V_STORE(at.m + b * c_row + u * VL + m * c_step, h[m]);
         } else {
             V_STORE(h_next + m * h_step, h[m]);
             if (units >= VL)
@@ -78,16 +94,15 @@ FL_INLINE void FN(finish_forward)(const int variant, const int along, const int 
 }
 
 /* h[t], y[t] := W_proj m for the rows b0 <= b < b1. */
-static void FN(hidden_forward)(const fl_lstm *q, ptrdiff_t t, ptrdiff_t b0, ptrdiff_t b1) {
-    REAL *h = H_SLOT(q, t + 1 - q->reverse);
-    const REAL *m = M_SLOT(q, t) + b0 * q->U * VL;
+static void FN(hidden_forward)(const fl_lstm *q, FN(slots) at, ptrdiff_t b0, ptrdiff_t b1) {
+    REAL *h = at.h;
+    const REAL *m = at.m + b0 * q->U * VL;
     for (ptrdiff_t k = 0; k < q->P; k += GROUP)
         FN(product)(b1 - b0, FL_MIN(GROUP, q->P - k), q->H, m, q->U * VL,
                     (const REAL *)q->m_panels + k * q->H, NULL, NULL, h + b0 * q->h_row + k,
                     q->h_row);
     for (ptrdiff_t b = b0; b < b1; b++)
-        memcpy((REAL *)q->y + t * q->y_t + b * q->y_b, h + b * q->h_row,
-               (size_t)q->P * sizeof(REAL));
+        memcpy(at.y + b * q->y_b, h + b * q->h_row, (size_t)q->P * sizeof(REAL));
 }
 
 /* Fetch n vectors in each of some rows into L2, for a tile that needs them when its sums are
@@ -100,39 +115,35 @@ FL_INLINE void FN(fetch)(ptrdiff_t rows, const void *p, ptrdiff_t row, const int
 }
 
 /* What finish_forward writes. */
-FL_INLINE void FN(fetch_forward)(const fl_lstm *q, ptrdiff_t t, ptrdiff_t rows, ptrdiff_t b,
+FL_INLINE void FN(fetch_forward)(const fl_lstm *q, FN(slots) at, ptrdiff_t rows, ptrdiff_t b,
                                  ptrdiff_t u) {
     const ptrdiff_t c_row = q->U * VL;
-    FN(fetch)(rows, C_SLOT(q, t + 1 - q->reverse) + b * c_row + u * VL, c_row, 1);
-    FN(fetch)(rows, H_SLOT(q, t + 1 - q->reverse) + b * q->h_row + u * VL, q->h_row, 1);
-    FN(fetch)(rows, (REAL *)q->y + t * q->y_t + b * q->y_b + u * VL, q->y_b, 1);
+    FN(fetch)(rows, at.c + b * c_row + u * VL, c_row, 1);
+    FN(fetch)(rows, at.h + b * q->h_row + u * VL, q->h_row, 1);
+    FN(fetch)(rows, at.y + b * q->y_b + u * VL, q->y_b, 1);
 }
 
 /* What finish_backward reads for panel u. */
-FL_INLINE void FN(fetch_backward)(const fl_lstm *q, ptrdiff_t t, ptrdiff_t rows, ptrdiff_t b,
-                                  ptrdiff_t u) {
+FL_INLINE void FN(fetch_backward)(const fl_lstm *q, FN(slots) at, ptrdiff_t t, ptrdiff_t rows,
+                                  ptrdiff_t b, ptrdiff_t u) {
     const ptrdiff_t row = q->U * GROUP, c_row = q->U * VL;
-    FN(fetch)(rows, GATES(q, t) + b * row + u * GROUP, row, TILE_VECTORS);
-    FN(fetch)(rows, C_SLOT(q, t + q->reverse) + b * c_row + u * VL, c_row, 1);
+    FN(fetch)(rows, at.gates + b * row + u * GROUP, row, TILE_VECTORS);
+    FN(fetch)(rows, at.c_prev + b * c_row + u * VL, c_row, 1);
     if (q->dy)
         FN(fetch)(rows, (const REAL *)q->dy + t * q->dy_t + b * q->dy_b + u * VL, q->dy_b, 1);
 }
 
-/* Rows that are multiplied by x and h at once: their sums so far lie in a buffer of this many. */
-#undef SUM_ROWS
-#define SUM_ROWS (16 * TILE_ROWS)
-
 /* Of two rows or more, in slices of k, so that a slice of a panel stays in L1 for the tiles of all
  * rows. Not fused: the sums begin with the projection of x in the gates, and go on there from slice
  * to slice. */
-FL_INLINE void FN(step_forward_as)(const int variant, const fl_lstm *q, ptrdiff_t t, int fused,
-                                   ptrdiff_t b0, ptrdiff_t b1, ptrdiff_t u0, ptrdiff_t u1) {
+FL_INLINE void FN(step_forward_as)(const int variant, const fl_lstm *q, FN(slots) at, ptrdiff_t t,
+                                   int fused, ptrdiff_t b0, ptrdiff_t b1, ptrdiff_t u0,
+                                   ptrdiff_t u1) {
     const ptrdiff_t I = fused ? q->I : 0, K = I + q->P, row = q->U * GROUP;
     const ptrdiff_t tiles = FN(tile_count)(b1 - b0), slices = tiles == 1 ? 1 : SLICES(K);
     const ptrdiff_t walk = (t + q->reverse) % 2 ? -1 : 1;
     const REAL *x = (const REAL *)q->x + t * q->B * q->I;
-    const REAL *h_prev = H_SLOT(q, t + q->reverse);
-    const REAL *tape = fused && q->save ? GATES(q, t) : NULL;
+    const REAL *h_prev = at.h_prev, *tape = fused && q->save ? at.gates : NULL;
     _Alignas(64) REAL sums[SUM_ROWS * GROUP];
     for (ptrdiff_t j = u0; j < u1; j++) {
         const ptrdiff_t u = walk < 0 ? u1 - 1 - (j - u0) : j;
@@ -147,10 +158,10 @@ FL_INLINE void FN(step_forward_as)(const int variant, const fl_lstm *q, ptrdiff_
                 const ptrdiff_t b = b0 + FN(tile_start)(b1 - b0, tiles, i);
                 const ptrdiff_t b_end = b0 + FN(tile_start)(b1 - b0, tiles, i + 1);
                 const ptrdiff_t sum_row = fused ? GROUP : row;
-                REAL *sum = fused ? sums + (b - b0) * GROUP : GATES(q, t) + b * row + u * GROUP;
+                REAL *sum = fused ? sums + (b - b0) * GROUP : at.gates + b * row + u * GROUP;
                 const FN(ahead) next = FN(ahead_of)(i, tiles, following, k1 - k0);
                 const FN(ahead) next_h = {next.at + x_n * next.step, next.step};
-                if (q->save && s == slices - 2) FN(fetch_forward)(q, t, b_end - b, b, u);
+                if (q->save && s == slices - 2) FN(fetch_forward)(q, at, b_end - b, b, u);
 #define BODY(mr, nv)                                                                               \
     V acc[TILE_ROWS][TILE_VECTORS];                                                                \
     if (fused && s == 0)                                                                           \
@@ -164,7 +175,7 @@ FL_INLINE void FN(step_forward_as)(const int variant, const fl_lstm *q, ptrdiff_
     if (k1 < K)                                                                                    \
         FN(store_tile)(mr, nv, sum, sum_row, VL, acc);                                             \
     else                                                                                           \
-        FN(finish_forward)(variant, 0, mr, q, t, b, u, acc);
+        FN(finish_forward)(variant, 0, mr, q, at, b, u, acc);
                 FL_TWO_ROWS(BODY, b_end - b, TILE_VECTORS)
 #undef BODY
             }
@@ -205,13 +216,13 @@ FL_INLINE void FN(sum_row)(const fl_lstm *q, ptrdiff_t u, ptrdiff_t I, const REA
 /* The step for one row: several panels at a time, whose gate math goes in lockstep, since that of
  * one vector waits for itself. A step takes 0.7 of the time of panel by panel at H = 32, 0.8 at
  * H = 64, 0.9 at H = 128, in float64 0.65, 0.8, 0.9 (Zen 3, 2026-11). */
-FL_INLINE void FN(step_forward_row)(const int variant, const fl_lstm *q, ptrdiff_t t, int fused,
-                                    ptrdiff_t b, ptrdiff_t u0, ptrdiff_t u1) {
+FL_INLINE void FN(step_forward_row)(const int variant, const fl_lstm *q, FN(slots) at, ptrdiff_t t,
+                                    int fused, ptrdiff_t b, ptrdiff_t u0, ptrdiff_t u1) {
     const ptrdiff_t I = fused ? q->I : 0, groups = FN(tile_count)(u1 - u0);
     const int backward = (t + q->reverse) % 2;
     const REAL *x = (const REAL *)q->x + (t * q->B + b) * q->I;
-    const REAL *h_prev = H_SLOT(q, t + q->reverse) + b * q->h_row;
-    const REAL *before = fused ? q->b_panel : GATES(q, t) + b * q->U * GROUP;
+    const REAL *h_prev = at.h_prev + b * q->h_row;
+    const REAL *before = fused ? q->b_panel : at.gates + b * q->U * GROUP;
     for (ptrdiff_t j = 0; j < groups; j++) {
         const ptrdiff_t i = backward ? groups - 1 - j : j;
         const ptrdiff_t u = u0 + FN(tile_start)(u1 - u0, groups, i);
@@ -225,22 +236,22 @@ FL_INLINE void FN(step_forward_row)(const int variant, const fl_lstm *q, ptrdiff
                 FN(sum_row_unpacked)(q, k, x, h_prev, sum);
             FL_UNROLL for (int g = 0; g < TILE_VECTORS; g++) acc[k - u][g] = sum[0][g];
         }
-#define BODY(mr, nv) FN(finish_forward)(variant, 1, mr, q, t, b, u, acc);
+#define BODY(mr, nv) FN(finish_forward)(variant, 1, mr, q, at, b, u, acc);
         FL_ROWS(BODY, u_end - u, TILE_VECTORS)
 #undef BODY
     }
 }
 
 /* The step with x for 2 to TILE_ROWS rows, on weights as they are. */
-static void FN(step_forward_unpacked)(const fl_lstm *q, ptrdiff_t t, ptrdiff_t b0, ptrdiff_t b1,
-                                      ptrdiff_t u0, ptrdiff_t u1) {
+static void FN(step_forward_unpacked)(const fl_lstm *q, FN(slots) at, ptrdiff_t t, ptrdiff_t b0,
+                                      ptrdiff_t b1, ptrdiff_t u0, ptrdiff_t u1) {
     const REAL *x = (const REAL *)q->x + (t * q->B + b0) * q->I;
-    const REAL *h_prev = H_SLOT(q, t + q->reverse) + b0 * q->h_row;
+    const REAL *h_prev = at.h_prev + b0 * q->h_row;
     for (ptrdiff_t u = u0; u < u1; u++) {
 #define BODY(mr, nv)                                                                               \
     V acc[TILE_ROWS][TILE_VECTORS];                                                                \
     FN(sum_unpacked)(mr, q, u, x, h_prev, acc);                                                    \
-    FN(finish_forward)(1, 0, mr, q, t, b0, u, acc);
+    FN(finish_forward)(1, 0, mr, q, at, b0, u, acc);
         FL_TWO_ROWS(BODY, b1 - b0, TILE_VECTORS)
 #undef BODY
     }
@@ -251,20 +262,21 @@ static void FN(step_forward_unpacked)(const fl_lstm *q, ptrdiff_t t, ptrdiff_t b
 static void FN(step_forward)(const fl_lstm *q, ptrdiff_t t, int fused, ptrdiff_t b0, ptrdiff_t b1,
                              ptrdiff_t u0, ptrdiff_t u1) {
     const ptrdiff_t parts = fused ? (b1 - b0 + SUM_ROWS - 1) / SUM_ROWS : 1;
+    const FN(slots) at = FN(slots_of)(q, t);
     for (ptrdiff_t i = 0; i < parts; i++) {
         const ptrdiff_t b = b0 + (b1 - b0) * i / parts, b_end = b0 + (b1 - b0) * (i + 1) / parts;
         if (b_end - b == 1 && q->variant)
-            FN(step_forward_row)(1, q, t, fused, b, u0, u1);
+            FN(step_forward_row)(1, q, at, t, fused, b, u0, u1);
         else if (b_end - b == 1)
-            FN(step_forward_row)(0, q, t, fused, b, u0, u1);
+            FN(step_forward_row)(0, q, at, t, fused, b, u0, u1);
         else if (!q->panels)
-            FN(step_forward_unpacked)(q, t, b, b_end, u0, u1);
+            FN(step_forward_unpacked)(q, at, t, b, b_end, u0, u1);
         else if (q->variant)
-            FN(step_forward_as)(1, q, t, fused, b, b_end, u0, u1);
+            FN(step_forward_as)(1, q, at, t, fused, b, b_end, u0, u1);
         else
-            FN(step_forward_as)(0, q, t, fused, b, b_end, u0, u1);
+            FN(step_forward_as)(0, q, at, t, fused, b, b_end, u0, u1);
     }
-    if (q->w_proj) FN(hidden_forward)(q, t, b0, b1);
+    if (q->w_proj) FN(hidden_forward)(q, at, b0, b1);
 }
 
 /* The sum of the squares of the first n lanes. */
@@ -278,17 +290,17 @@ static inline REAL FN(square)(V a, ptrdiff_t n) {
 /* dgates of step t for one tile whose accumulators are dL/dh by the step after, or with a
  * projection dL/dm: nv vectors of units from panel u. */
 FL_INLINE void FN(finish_backward)(const int variant, const int mr, const int nv, const fl_lstm *q,
-                                   ptrdiff_t t, ptrdiff_t b, ptrdiff_t u, V acc[][TILE_VECTORS]) {
+                                   FN(slots) at, ptrdiff_t t, ptrdiff_t b, ptrdiff_t u,
+                                   V acc[][TILE_VECTORS]) {
     const ptrdiff_t row = q->U * GROUP, c_row = q->U * VL;
     const int takes_dy = q->dy && !(variant && q->w_proj);
     FL_UNROLL for (int v = 0; v < nv; v++) {
-        const ptrdiff_t at = (u + v) * VL, units = FL_MIN(VL, q->H - at);
+        const ptrdiff_t unit = (u + v) * VL, units = FL_MIN(VL, q->H - unit);
         const REAL *p = variant ? PEEPHOLES(q, u + v) : NULL;
-        REAL *gates = GATES(q, t) + b * row + (u + v) * GROUP;
-        const REAL *c_prev = C_SLOT(q, t + q->reverse) + b * c_row + at;
-        const REAL *c_next = C_SLOT(q, t + 1 - q->reverse) + b * c_row + at;
-        const REAL *dy = (const REAL *)q->dy + t * q->dy_t + b * q->dy_b + at;
-        REAL *dc = (REAL *)q->dc + b * c_row + at;
+        REAL *gates = at.gates + b * row + (u + v) * GROUP;
+        const REAL *c_prev = at.c_prev + b * c_row + unit, *c_next = at.c + b * c_row + unit;
+        const REAL *dy = (const REAL *)q->dy + t * q->dy_t + b * q->dy_b + unit;
+        REAL *dc = (REAL *)q->dc + b * c_row + unit;
         /* tanh(c) again: one tanh is cheaper than H more numbers on the tape */
         V tanh_c[TILE_ROWS];
         FL_UNROLL for (int m = 0; m < mr; m++) tanh_c[m] = V_LOAD(c_next + m * c_row);
@@ -317,10 +329,11 @@ FL_INLINE void FN(finish_backward)(const int variant, const int mr, const int nv
  */
 static void FN(finish_rows_backward)(const fl_lstm *q, ptrdiff_t t, ptrdiff_t b0, ptrdiff_t b1,
                                      ptrdiff_t u0, ptrdiff_t u1, const REAL *dm, ptrdiff_t dm_row) {
+    const FN(slots) at = FN(slots_of)(q, t);
     for (ptrdiff_t b = b0; b < b1; b++)
         for (ptrdiff_t u = u0; u < u1; u++) {
             V acc[1][TILE_VECTORS] = {{V_LOAD(dm + b * dm_row + u * VL)}};
-            FN(finish_backward)(1, 1, 1, q, t, b, u, acc);
+            FN(finish_backward)(1, 1, 1, q, at, t, b, u, acc);
         }
 }
 
@@ -339,6 +352,7 @@ static void FN(step_backward_default)(const fl_lstm *q, ptrdiff_t t_from, ptrdif
     const ptrdiff_t lanes = t_from < 0 ? 0 : q->H % VL, K = t_from < 0 ? 0 : q->H / VL * GROUP;
     const ptrdiff_t slices = tiles == 1 || K == 0 ? 1 : SLICES(K), walk = t % 2 ? -1 : 1;
     const REAL *dgates = t_from < 0 ? NULL : GATES(q, t_from);
+    const FN(slots) at = FN(slots_of)(q, FL_MAX(0, t)); /* not used where t < 0 */
     for (ptrdiff_t j = v0; j < v1; j++) {
         const ptrdiff_t v = walk < 0 ? v1 - 1 - (j - v0) : j, u = v * TILE_VECTORS;
         const ptrdiff_t vectors = FL_MIN(TILE_VECTORS, q->U - u);
@@ -357,7 +371,7 @@ static void FN(step_backward_default)(const fl_lstm *q, ptrdiff_t t_from, ptrdif
                 const FN(ahead) next = FN(ahead_of)(i, tiles, following, k1 - k0);
                 REAL *dh = (REAL *)q->dh + b * q->h_row + u * VL;
                 for (ptrdiff_t k = u_fetch; k < u_fetched; k++)
-                    FN(fetch_backward)(q, t, b_end - b, b, u + k);
+                    FN(fetch_backward)(q, at, t, b_end - b, b, u + k);
 #define BODY(mr, nv)                                                                               \
     V acc[TILE_ROWS][TILE_VECTORS];                                                                \
     if (dgates && s == 0)                                                                          \
@@ -373,7 +387,7 @@ static void FN(step_backward_default)(const fl_lstm *q, ptrdiff_t t_from, ptrdif
     if (s < slices - 1 || t < 0)                                                                   \
         FN(store_tile)(mr, nv, dh, q->h_row, VL, acc);                                             \
     else                                                                                           \
-        FN(finish_backward)(0, mr, nv, q, t, b, u, acc);
+        FN(finish_backward)(0, mr, nv, q, at, t, b, u, acc);
                 FL_TILE(BODY, b_end - b, vectors)
 #undef BODY
             }

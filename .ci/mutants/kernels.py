@@ -60,20 +60,20 @@ MUTANTS = {
     # -- SIMD steps
     "simd: h[t] for h[t-1]": (
         STEP,
-        "const REAL *h_prev = H_SLOT(q, t + q->reverse);",
-        "const REAL *h_prev = H_SLOT(q, t + 1 - q->reverse);",
+        ".h_prev = H_SLOT(q, t + q->reverse),",
+        ".h_prev = H_SLOT(q, t + 1 - q->reverse),",
         LSTM,
     ),
     "simd: c_prev without reverse": (
         STEP,
-        "const REAL *c_prev = C_SLOT(q, t + q->reverse)",
-        "const REAL *c_prev = C_SLOT(q, t)",
+        ".c_prev = C_SLOT(q, t + q->reverse),",
+        ".c_prev = C_SLOT(q, t),",
         LSTM,
     ),
     "simd: y of the step before": (
         STEP,
-        "REAL *y = (REAL *)q->y + t * q->y_t",
-        "REAL *y = (REAL *)q->y + (t ? t - 1 : t) * q->y_t",
+        ".y = (REAL *)q->y + t * q->y_t",
+        ".y = (REAL *)q->y + (t ? t - 1 : t) * q->y_t",
         LSTM,
     ),
     "simd: bias left out of the projection": (
