@@ -107,6 +107,12 @@ MUTANTS = {
         "if name != 'b' and not same_bytes(w, kept):",
         LAYER,
     ),
+    "engine: the last share of the weights is not compared": (
+        PACKED,
+        "stop = job.size * (share + 1) // n",
+        "stop = job.size * (share + 1 - (1 < n == share + 1)) // n",
+        LAYER,
+    ),
     "engine: the BLAS step's chunk": (
         JOB,
         "q.gate_slots = max(1, q.T) if save else job.chunk",
