@@ -27,6 +27,7 @@
 #include "activations.inc.h"
 #include "pack.inc.h"
 #include "gates.inc.h"
+#include "sums.inc.h"
 #include "step.inc.h"
 #include "gradients.inc.h"
 

@@ -19,7 +19,6 @@
 #    define GATES(q, t)  ((REAL *)(q)->gates + (t) % (q)->gate_slots * (q)->B * (q)->U * GROUP)
 #    define H_SLOT(q, s) ((REAL *)(q)->h + (s) % (q)->state_slots * (q)->B * (q)->h_row)
 #    define C_SLOT(q, s) ((REAL *)(q)->c + (s) % (q)->state_slots * (q)->B * (q)->U * VL)
-#    define PANEL(q)     (((q)->I + (q)->P) * GROUP) /* numbers in a panel of weights */
 #    define M_SLOT(q, t) ((REAL *)(q)->m + (t) % (q)->m_slots * (q)->B * (q)->U * VL)
 #    define PEEPHOLES(q, u)                                                                        \
         (q->peephole_panel ? (const REAL *)(q)->peephole_panel + (u) * 3 * VL : NULL)
@@ -183,36 +182,6 @@ FL_INLINE void FN(step_forward_as)(const int variant, const fl_lstm *q, FN(slots
     }
 }
 
-/* acc := b + W_ih x + W_hh h of mr rows for panel u, on weights as they are: for a single step,
- * before which packing, or looking whether the packed weights still hold, would take longer. */
-FL_INLINE void FN(sum_unpacked)(const int mr, const fl_lstm *q, ptrdiff_t u, const REAL *x,
-                                const REAL *h, V acc[][TILE_VECTORS]) {
-    const ptrdiff_t I = q->I, P = q->P, H = q->H, units = FL_MIN(VL, H - u * VL);
-    REAL bias[GROUP] = {0};
-    for (ptrdiff_t g = 0; q->b && g < 4; g++)
-        memcpy(bias + g * VL, (const REAL *)q->b + g * H + u * VL, (size_t)units * sizeof(REAL));
-    FN(fill_tile)(mr, TILE_VECTORS, bias, acc);
-    FN(accumulate_unpacked)(mr, units, I, x, I, (const REAL *)q->w_ih + u * VL * I, H * I, acc);
-    FN(accumulate_unpacked)(mr, units, P, h, q->h_row, (const REAL *)q->w_hh + u * VL * P, H * P,
-                            acc);
-}
-
-/* The same for one row, compiled once for all its callers */
-static void FN(sum_row_unpacked)(const fl_lstm *q, ptrdiff_t u, const REAL *x, const REAL *h,
-                                 V acc[1][TILE_VECTORS]) {
-    FN(sum_unpacked)(1, q, u, x, h, acc);
-}
-
-/* acc := before + W_ih x + W_hh h of one row for panel u, the first I numbers of x */
-FL_INLINE void FN(sum_row)(const fl_lstm *q, ptrdiff_t u, ptrdiff_t I, const REAL *x, const REAL *h,
-                           const REAL *before, V acc[1][TILE_VECTORS]) {
-    const REAL *panel = (const REAL *)q->panels + u * PANEL(q);
-    const FN(ahead) next = {0}; /* few rows fetch their own panel */
-    FN(load_tile)(1, TILE_VECTORS, before + u * GROUP, 0, VL, acc);
-    FN(accumulate_ahead)(1, TILE_VECTORS, I, x, 0, panel, next, acc);
-    FN(accumulate_ahead)(1, TILE_VECTORS, q->P, h, 0, panel + q->I * GROUP, next, acc);
-}
-
 /* The step for one row: several panels at a time, whose gate math goes in lockstep, since that of
  * one vector waits for itself. A step takes 0.7 of the time of panel by panel at H = 32, 0.8 at
  * H = 64, 0.9 at H = 128, in float64 0.65, 0.8, 0.9 (Zen 3, 2026-11). */
@@ -227,16 +196,10 @@ FL_INLINE void FN(step_forward_row)(const int variant, const fl_lstm *q, FN(slot
         const ptrdiff_t i = backward ? groups - 1 - j : j;
         const ptrdiff_t u = u0 + FN(tile_start)(u1 - u0, groups, i);
         const ptrdiff_t u_end = u0 + FN(tile_start)(u1 - u0, groups, i + 1);
-        V acc[TILE_ROWS][TILE_VECTORS];
-        for (ptrdiff_t k = u; k < u_end; k++) {
-            V sum[1][TILE_VECTORS];
-            if (q->panels)
-                FN(sum_row)(q, k, I, x, h_prev, before, sum);
-            else
-                FN(sum_row_unpacked)(q, k, x, h_prev, sum);
-            FL_UNROLL for (int g = 0; g < TILE_VECTORS; g++) acc[k - u][g] = sum[0][g];
-        }
-#define BODY(mr, nv) FN(finish_forward)(variant, 1, mr, q, at, b, u, acc);
+#define BODY(mr, nv)                                                                               \
+    V acc[TILE_ROWS][TILE_VECTORS];                                                                \
+    FN(sum_row)(mr, q, u, I, x, h_prev, before, acc);                                              \
+    FN(finish_forward)(variant, 1, mr, q, at, b, u, acc);
         FL_ROWS(BODY, u_end - u, TILE_VECTORS)
 #undef BODY
     }
@@ -395,6 +358,29 @@ static void FN(step_backward_default)(const fl_lstm *q, ptrdiff_t t_from, ptrdif
     }
 }
 
+/* The step of the default cell for one row: several groups of four panels at a time, as forward;
+ * what is left of fewer panels as for more rows. */
+static void FN(step_backward_row)(const fl_lstm *q, ptrdiff_t t_from, ptrdiff_t t, ptrdiff_t b,
+                                  ptrdiff_t v0, ptrdiff_t v1) {
+    const FN(slots) at = FN(slots_of)(q, t);
+    const REAL *dgates = GATES(q, t_from) + b * q->U * GROUP;
+    const ptrdiff_t whole = FL_MAX(v0, FL_MIN(v1, q->U / TILE_VECTORS));
+    const ptrdiff_t tiles = FN(tile_count)(whole - v0);
+    for (ptrdiff_t j = 0; j < tiles; j++) {
+        const ptrdiff_t i = t % 2 ? tiles - 1 - j : j;
+        const ptrdiff_t v = v0 + FN(tile_start)(whole - v0, tiles, i);
+        const ptrdiff_t v_end = v0 + FN(tile_start)(whole - v0, tiles, i + 1);
+#define BODY(mr, nv)                                                                               \
+    V acc[TILE_ROWS][TILE_VECTORS];                                                                \
+    FN(sum_row_backward)(mr, q, v, dgates, acc);                                                   \
+    for (int m = 0; m < mr; m++)                                                                   \
+        FN(finish_backward)(0, 1, nv, q, at, t, b, (v + m) * TILE_VECTORS, acc + m);
+        FL_ROWS(BODY, v_end - v, TILE_VECTORS)
+#undef BODY
+    }
+    if (whole < v1) FN(step_backward_default)(q, t_from, t, b, b + 1, whole, v1);
+}
+
 /* The step with a projection, for all units of the rows: dh[t], kept in dh_all, lies between. */
 static void FN(step_backward_projected)(const fl_lstm *q, ptrdiff_t t_from, ptrdiff_t t,
                                         ptrdiff_t b0, ptrdiff_t b1) {
@@ -430,6 +416,8 @@ static void FN(step_backward)(const fl_lstm *q, ptrdiff_t t_from, ptrdiff_t t, p
         if (t_from >= 0) FN(step_backward_default)(q, t_from, -1, b0, b1, v0, v1);
         if (t >= 0)
             FN(finish_rows_backward)(q, t, b0, b1, v0 * 4, FL_MIN(v1 * 4, q->U), q->dh, q->h_row);
+    } else if (b1 - b0 == 1 && t_from >= 0 && t >= 0 && q->h_columns) {
+        FN(step_backward_row)(q, t_from, t, b0, v0, v1);
     } else {
         FN(step_backward_default)(q, t_from, t, b0, b1, v0, v1);
     }
