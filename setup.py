@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 from setuptools import Extension, setup
 from setuptools.command.build_clib import build_clib
 from setuptools.command.build_ext import build_ext
@@ -121,7 +122,8 @@ def extensions():
         Extension(
             f"fastlstm.{pyx.stem}",
             [str(pyx)],
-            include_dirs=["csrc"],
+            include_dirs=["csrc", np.get_include()],
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
             libraries=([] if pyx.stem in NO_CSRC else csrc) + SYSTEM_LIBRARIES,
             extra_compile_args=EXT_FLAGS,
             extra_link_args=LINK_FLAGS,

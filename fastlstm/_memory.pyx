@@ -17,13 +17,11 @@ cdef contiguous(a):
 
 def aligned(shape, dtype, bint zeros=False):
     """A new array that starts on a cache line."""
-    cdef Py_ssize_t count = 1, skip
-    for size in shape:
-        count *= size
-    itemsize = dtype.itemsize
-    raw = (np.zeros if zeros else np.empty)(count * itemsize + 64, np.uint8)
-    skip = -<Py_ssize_t>address(raw) & 63
-    return raw[skip:skip + count * itemsize].view(dtype).reshape(shape)
+    cdef Py_ssize_t size = dtype.itemsize, n
+    for n in shape:
+        size *= n
+    raw = (np.zeros if zeros else np.empty)(size + 64, np.uint8)
+    return np.ndarray(shape, dtype, raw, -<Py_ssize_t>address(raw) & 63)
 
 
 cdef Py_ssize_t allocations_left = 0  # until the one that fails; 0: none does

@@ -53,6 +53,8 @@ def array(name, value):
     TypeError
         It is not an array of float32 or float64.
     """
+    if type(value) is np.ndarray and value.dtype in _DTYPES and value.flags.aligned:
+        return value
     if not isinstance(value, np.ndarray):
         if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
             try:

@@ -103,6 +103,12 @@ class LayerValue(Module):
         D = len(self._directions)
         cells = [(self._direction(frozen), w) for w in self._weights(parameters)]
         self._cells = [cells[k : k + D] for k in range(0, len(cells), D)]
+        # of each cell: the arguments of its function that it has, and their names here
+        self._names = [
+            [(argument, name + suffix) for argument, name in self._arguments.items()
+             if name + suffix in parameters]
+            for suffix in self._suffixes
+        ]  # fmt: skip
 
     def _weights(self, parameters):
         """The arrays of each cell by the names of its function; None where it has none."""

@@ -104,8 +104,7 @@ class Recurrent(LayerValue):
         return self._run(x, state, lengths, mask, reset, rng, True, checkpoint)
 
     def _run(self, x, state, lengths, mask, reset, rng, save, checkpoint=False):
-        if type(x) is not np.ndarray or x.dtype is not self.dtype or not x.flags.aligned:
-            x = checks.array("x", x)
+        x = checks.array("x", x)
         batched = x.ndim == 3
         x = self._as_batch(x, lengths)
         T, B, _ = x.shape
@@ -189,10 +188,7 @@ class Recurrent(LayerValue):
                 self.check_state("dstate", dstate, "d{}_n", B, ("x", x), tape.batched)
             )
         grads = self._parameters.empty_like()
-        by_weight = [
-            {name: a for name, a in weights.items() if a is not None}
-            for weights in self._weights(grads)
-        ]
+        by_weight = [{argument: grads[name] for argument, name in cell} for cell in self._names]
         given = tape.cells, tape.tapes, self.state_widths, tape.masks, dy, dends, by_weight
         if k1 is None:
             dx, *dstarts = stack_backward(*given)
