@@ -125,6 +125,16 @@ cdef inline void place(
 cdef enum: PATIENCE_NS = 50000000
 
 
+cdef inline bint is_time(long long *looked) noexcept nogil:
+    """Whether 50 ms have passed since Ctrl-C was looked for; then it is now. A count of operations
+    alone would be late where other programs want the processors, too."""
+    cdef long long now = fl_now_ns()
+    if now - looked[0] < PATIENCE_NS:
+        return False
+    looked[0] = now
+    return True
+
+
 cdef inline Py_ssize_t steps_between_signals(const fl_lstm *q) noexcept nogil:
     """About 5 ms of work at 10 GFLOP/s: how often `look_for_ctrl_c` asks how late it is."""
     return 1 + 50000000 // (8 * q.B * q.H * (q.P + q.I) + 1)
@@ -146,12 +156,9 @@ cdef inline bint is_caller(const Job *job) noexcept nogil:
 
 
 cdef inline void look_for_ctrl_c(Job *job, Py_ssize_t s) noexcept nogil:
-    """When 50 ms have passed: the GIL may have to be waited for. A count of operations alone would
-    be late where other programs want the processors, too."""
-    cdef long long now = fl_now_ns()
-    if now - job.looked < PATIENCE_NS:
+    """When it is time: the GIL may have to be waited for."""
+    if not is_time(&job.looked):
         return
-    job.looked = now
     fl_restore_denormals(job.denormals)  # handlers are Python
     with gil:
         if PyErr_CheckSignals():

@@ -10,8 +10,7 @@ the backward loop one product each gives dx and the gradients of the weights. A 
 from libc.string cimport memcpy, memset
 
 from ._blas cimport gemm
-from ._csrc cimport fl_now_ns
-from ._loops cimport PATIENCE_NS
+from ._loops cimport is_time
 from ._sibling_cells cimport (
     GRU, RNN, STATES, Sibling, gru_backward as gru_step_backward, gru_forward as gru_step,
     rnn_backward as rnn_step_backward, rnn_forward as rnn_step,
@@ -37,13 +36,10 @@ cdef inline real *slot(const real *tag, const Sibling *q, int k, Py_ssize_t t) n
 
 
 cdef inline void look_for_ctrl_c(Sibling *q) noexcept nogil:
-    """When 50 ms have passed, as in `_loops`."""
-    cdef long long now = fl_now_ns()
-    if now - q.looked < PATIENCE_NS:
-        return
-    q.looked = now
-    with gil:
-        q.interrupted = PyErr_CheckSignals() != 0
+    """When it is time: the GIL may have to be waited for."""
+    if is_time(&q.looked):
+        with gil:
+            q.interrupted = PyErr_CheckSignals() != 0
 
 
 cdef inline Py_ssize_t patience_of(const Sibling *q) noexcept nogil:

@@ -44,6 +44,14 @@ def problem(case, dtype):
 
 
 @pytest.fixture
+def threads():
+    """A function that sets the number of threads for this test."""
+    before = backend.get_num_threads()
+    yield backend.set_num_threads
+    backend.set_num_threads(before)
+
+
+@pytest.fixture
 def make_layer(implementation):
     """fastlstm.LSTM, computed by the implementation as long as the test runs."""
     if implementation.name == "reference":

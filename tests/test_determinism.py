@@ -23,14 +23,6 @@ BATCHES = (
 batches = pytest.mark.parametrize("case", BATCHES, ids=str)
 
 
-@pytest.fixture
-def threads():
-    """A function that sets the number of threads for this test."""
-    before = backend.get_num_threads()
-    yield backend.set_num_threads
-    backend.set_num_threads(before)
-
-
 @pytest.fixture(params=ISAS)
 def simd(request):
     """The implementations that promise the same bits."""

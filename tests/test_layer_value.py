@@ -84,24 +84,20 @@ def test_layer_sees_a_change_of_one_number(make_layer, dtype, where):
         last = y
 
 
-@pytest.mark.parametrize("threads", [1, 2, 7])
-def test_layer_sees_a_change_of_one_number_among_many(threads):
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_layer_sees_a_change_of_one_number_among_many(threads, n):
     """Weights of 4 MiB, which the team compares: each share must see its own."""
-    before = fl.get_num_threads()
-    fl.set_num_threads(threads)
-    try:
-        lstm, fresh = fl.LSTM(8, 512, seed=0), fl.LSTM(8, 512, seed=1)
-        x = np.random.default_rng(2).standard_normal((2, 1, 8), dtype=np.float32)
-        w_hh, last = lstm.parameters()["weight_hh_l0"], lstm(x)[0]
-        for where in (*np.linspace(0, w_hh.size - 1, 15).astype(int), w_hh.size // 2):
-            w_hh.flat[where] += 1
-            fresh.flat[:] = lstm.flat
-            y = lstm(x)[0]
-            assert (y != last).any()
-            np.testing.assert_array_equal(y, fresh(x)[0])
-            last = y
-    finally:
-        fl.set_num_threads(before)
+    threads(n)
+    lstm, fresh = fl.LSTM(8, 512, seed=0), fl.LSTM(8, 512, seed=1)
+    x = np.random.default_rng(2).standard_normal((2, 1, 8), dtype=np.float32)
+    w_hh, last = lstm.parameters()["weight_hh_l0"], lstm(x)[0]
+    for where in (*np.linspace(0, w_hh.size - 1, 15).astype(int), w_hh.size // 2):
+        w_hh.flat[where] += 1
+        fresh.flat[:] = lstm.flat
+        y = lstm(x)[0]
+        assert (y != last).any()
+        np.testing.assert_array_equal(y, fresh(x)[0])
+        last = y
 
 
 def test_layer_backward_has_the_weights_of_its_forward(make_layer, dtype):

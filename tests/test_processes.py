@@ -11,18 +11,14 @@ import pytest
 from stacks import Stack, make_stack_problem, with_weights
 
 import fastlstm as fl
-from fastlstm import backend
 
 WIDE = Stack(T=12, B=14, I=9, H=40, L=2, bidirectional=True)
 
 
 @pytest.fixture(autouse=True)
-def two_threads():
+def two_threads(threads):
     """A team, also where only one processor is there."""
-    before = backend.get_num_threads()
-    backend.set_num_threads(2)
-    yield
-    backend.set_num_threads(before)
+    threads(2)
 
 
 def together(n, work):
