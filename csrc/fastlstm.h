@@ -30,8 +30,9 @@ typedef struct {
 
     /* Weights to panels and columns: pack.inc.h, which says how many numbers they take. */
     void (*pack_panels[FL_N_DTYPES])(ptrdiff_t H, ptrdiff_t I, ptrdiff_t P, const void *w_ih,
-                                     const void *w_hh, void *panels);
-    void (*pack_columns[FL_N_DTYPES])(ptrdiff_t H, ptrdiff_t K, const void *w, void *columns);
+                                     const void *w_hh, void *panels, ptrdiff_t u0, ptrdiff_t u1);
+    void (*pack_columns[FL_N_DTYPES])(ptrdiff_t H, ptrdiff_t K, const void *w, void *columns,
+                                      ptrdiff_t v0, ptrdiff_t v1);
     void (*pack_bias[FL_N_DTYPES])(ptrdiff_t H, const void *b, void *panel);
     void (*pack_projection[FL_N_DTYPES])(ptrdiff_t H, ptrdiff_t P, const void *w, void *panels);
     void (*pack_projection_columns[FL_N_DTYPES])(ptrdiff_t H, ptrdiff_t P, const void *w,

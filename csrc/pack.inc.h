@@ -207,10 +207,11 @@ static void FN(pack_panel)(ptrdiff_t H, ptrdiff_t K, ptrdiff_t u, const REAL *w,
                           GROUP);
 }
 
-/* dst := panels of w_ih (4H,I) over w_hh (4H,P): U * (I + P) * GROUP numbers */
+/* dst := panels of w_ih (4H,I) over w_hh (4H,P): U * (I + P) * GROUP numbers, of which those of the
+ * panels u0 <= u < u1 are written */
 static void FN(pack_panels)(ptrdiff_t H, ptrdiff_t I, ptrdiff_t P, const void *w_ih,
-                            const void *w_hh, void *dst) {
-    for (ptrdiff_t u = 0; u < (H + VL - 1) / VL; u++) {
+                            const void *w_hh, void *dst, ptrdiff_t u0, ptrdiff_t u1) {
+    for (ptrdiff_t u = u0; u < u1; u++) {
         REAL *panel = (REAL *)dst + u * (I + P) * GROUP;
         FN(pack_panel)(H, I, u, w_ih, panel);
         FN(pack_panel)(H, P, u, w_hh, panel + I * GROUP);
@@ -257,12 +258,14 @@ static void FN(unpack_gradient)(ptrdiff_t H, ptrdiff_t K, ptrdiff_t u, const REA
 }
 
 /* dst := columns of w (4H,K): groups of up to four vectors of its columns, for all gates in the
- * order of a row of gates: U * GROUP * (K rounded up to whole vectors) numbers */
-static void FN(pack_columns)(ptrdiff_t H, ptrdiff_t K, const void *w_, void *dst_) {
+ * order of a row of gates: U * GROUP * (K rounded up to whole vectors) numbers, of which those of
+ * the groups v0 <= v < v1 are written */
+static void FN(pack_columns)(ptrdiff_t H, ptrdiff_t K, const void *w_, void *dst, ptrdiff_t v0,
+                             ptrdiff_t v1) {
     const REAL *w = w_;
     const ptrdiff_t U = (H + VL - 1) / VL;
-    REAL *to = dst_;
-    for (ptrdiff_t k0 = 0; k0 < K; k0 += GROUP) {
+    REAL *to = (REAL *)dst + v0 * U * GROUP * GROUP;
+    for (ptrdiff_t k0 = v0 * GROUP; k0 < FL_MIN(K, v1 * GROUP); k0 += GROUP) {
         const ptrdiff_t n = FL_MIN(GROUP, K - k0), nv = (n + VL - 1) / VL;
         for (ptrdiff_t u = 0; u < U; u++)
             for (ptrdiff_t g = 0; g < 4; g++)

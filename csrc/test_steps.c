@@ -48,7 +48,9 @@ static const void *columns_of(const fl_kernels *simd, int dtype, ptrdiff_t H, pt
                               ptrdiff_t U, const void *w) {
     const ptrdiff_t L = simd->lanes[dtype];
     void *to = blank(dtype, U * 4 * L * ((K + L - 1) / L * L));
-    simd->pack_columns[dtype](H, K, w, to);
+    const ptrdiff_t groups = (K + 4 * L - 1) / (4 * L), half = groups / 2;
+    simd->pack_columns[dtype](H, K, w, to, half, groups);
+    simd->pack_columns[dtype](H, K, w, to, 0, half);
     return to;
 }
 
@@ -80,7 +82,8 @@ static void describe(const fl_kernels *simd, int dtype, const lstm_case *s, cons
     }
     if (!s->unpacked) {
         void *panels = blank(dtype, U * (I + P) * 4 * L), *b_panel = blank(dtype, U * 4 * L);
-        simd->pack_panels[dtype](H, I, P, q->w_ih, q->w_hh, panels), q->panels = panels;
+        simd->pack_panels[dtype](H, I, P, q->w_ih, q->w_hh, panels, U / 2, U);
+        simd->pack_panels[dtype](H, I, P, q->w_ih, q->w_hh, panels, 0, U / 2), q->panels = panels;
         simd->pack_bias[dtype](H, q->b, b_panel), q->b_panel = b_panel;
     }
     if (!s->no_columns) {

@@ -55,9 +55,10 @@ cdef extern from "lstm.h":
 
 ctypedef void (*fl_pack_panels)(
     Py_ssize_t H, Py_ssize_t I, Py_ssize_t P, const void *w_ih, const void *w_hh,
-    void *panels) noexcept nogil
-ctypedef void (*fl_pack)(
-    Py_ssize_t H, Py_ssize_t K, const void *w, void *packed) noexcept nogil
+    void *panels, Py_ssize_t u0, Py_ssize_t u1) noexcept nogil
+ctypedef void (*fl_pack_columns)(
+    Py_ssize_t H, Py_ssize_t K, const void *w, void *columns, Py_ssize_t v0, Py_ssize_t v1
+) noexcept nogil
 ctypedef void (*fl_pack_bias)(Py_ssize_t H, const void *b, void *panel) noexcept nogil
 ctypedef void (*fl_pack_projection)(
     Py_ssize_t H, Py_ssize_t P, const void *w, void *packed) noexcept nogil
@@ -88,7 +89,7 @@ cdef extern from "fastlstm.h":
         fl_squash *sigmoid
         fl_squash *tanh
         fl_pack_panels *pack_panels
-        fl_pack *pack_columns
+        fl_pack_columns *pack_columns
         fl_pack_bias *pack_bias
         fl_pack_projection *pack_projection
         fl_pack_projection *pack_projection_columns

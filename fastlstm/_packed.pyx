@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The weights as the steps read them: packed once, and kept while they hold the same numbers."""
 
-from libc.string cimport memcmp
+from cpython.ref cimport Py_REFCNT
+from libc.string cimport memcmp, memcpy, memset
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from ._memory import aligned
 from ._variants import NOT_IN_STEP
 
 from ._arrays cimport address, view_of
-from ._csrc cimport fl_flag_is_up, fl_raise_flag, fl_team_share
+from ._csrc cimport fl_flag_is_up, fl_raise_flag, fl_team_share, fl_work
 from ._kernels cimport kernels, threads
 from ._memory cimport contiguous
 
@@ -20,6 +21,8 @@ cdef Py_ssize_t UNPACKED_ROWS = 8
 # Bytes from which the team compares: 10,1,256,512 takes 0.9 of the time (Zen 3, 2026-11), but with
 # a MiB 10,1,128,256 takes 1.13.
 cdef Py_ssize_t SHARED_BYTES = 1 << 21
+# The same for packing.
+cdef Py_ssize_t PACKED_BYTES = 1 << 19
 
 
 cdef inline const fl_kernels *simd_for(spec) except? NULL:
@@ -27,6 +30,16 @@ cdef inline const fl_kernels *simd_for(spec) except? NULL:
     if spec.changed and not spec.changed.keys() <= SIMD_FIELDS:
         return NULL
     return kernels
+
+
+cdef int share_out(fl_work work, void *job, Py_ssize_t size, Py_ssize_t least) except -1:
+    """Do the job on so many bytes, by the team where it is worth it."""
+    if size < least:
+        work(job, 0, 1)
+    else:
+        with nogil:
+            fl_team_share(threads, work, job)
+    return 0
 
 
 cdef struct Comparison:
@@ -45,18 +58,48 @@ cdef void compare(void *arg, int share, int n) noexcept nogil:
 
 
 cdef bint same_bytes(a, b) except -1:
-    """Whether two contiguous arrays of one dtype, or None, hold the same."""
+    """Whether two contiguous arrays of one shape and dtype hold the same."""
     cdef Comparison job
-    if a is None or b is None or a.shape != b.shape:
-        return a is b
     job.a, job.b = <const char *>address(a), <const char *>address(b)
     job.size, job.differ = a.nbytes, 0
-    if job.size < SHARED_BYTES:
-        compare(&job, 0, 1)
-    else:
-        with nogil:
-            fl_team_share(threads, compare, &job)
+    share_out(compare, &job, job.size, SHARED_BYTES)
     return not job.differ
+
+
+cdef inline const char *keep_units(
+    const Packing *job, const char *w, char *kept, Py_ssize_t row, Py_ssize_t u
+) noexcept nogil:
+    """Copy the rows of w that belong to the units of panel u; returns what is to be packed."""
+    cdef Py_ssize_t g, at, size = min(job.L, job.H - u * job.L) * row * job.item
+    if kept == NULL:
+        return w
+    for g in range(4):
+        at = (g * job.H + u * job.L) * row * job.item
+        memcpy(kept + at, w + at, size)
+    return kept
+
+
+cdef void pack_panels(void *arg, int share, int n) noexcept nogil:
+    """One share of the panels, each packed while the copy of its weights is in the cache."""
+    cdef const Packing *job = <const Packing *>arg
+    cdef Py_ssize_t u, U = (job.H + job.L - 1) // job.L
+    cdef const char *w_ih
+    cdef const char *w_hh
+    for u in range(U * share // n, U * (share + 1) // n):
+        w_ih = keep_units(job, job.w_ih, job.kept_ih, job.I, u)
+        w_hh = keep_units(job, job.w_hh, job.kept_hh, job.P, u)
+        job.simd.pack_panels[job.is_f64](job.H, job.I, job.P, w_ih, w_hh, job.panels, u, u + 1)
+
+
+cdef void pack_columns(void *arg, int share, int n) noexcept nogil:
+    """One share of the columns of both weights."""
+    cdef const Packing *job = <const Packing *>arg
+    cdef Py_ssize_t group = 4 * job.L, X = (job.I + group - 1) // group
+    cdef Py_ssize_t H = (job.P + group - 1) // group
+    job.simd.pack_columns[job.is_f64](job.H, job.I, job.w_ih, job.x_columns,
+                                      X * share // n, X * (share + 1) // n)
+    job.simd.pack_columns[job.is_f64](job.H, job.P, job.w_hh, job.h_columns,
+                                      H * share // n, H * (share + 1) // n)
 
 
 cdef class Weights:
@@ -70,59 +113,94 @@ cdef class Weights:
     def __cinit__(self, dict arrays, spec, bint copy, bint pack=True):
         self.spec, self.simd = spec, simd_for(spec)
         self.is_f64 = arrays["w_hh"].dtype == np.float64
-        if copy:
-            self.arrays = {k: None if w is None else np.array(w, order="C")
-                           for k, w in arrays.items()}
-        else:
-            self.arrays = {k: contiguous(w) for k, w in arrays.items()}
         if self.simd != NULL:
             self.L = self.simd.lanes[self.is_f64]
+        self.take(arrays, copy, pack)
+
+    cdef int take(self, dict arrays, bint copy, bint pack) except -1:
+        """Have these weights, in the memory of those before."""
+        given = {name: contiguous(w) for name, w in arrays.items()}
+        if not copy:
+            self.arrays = given
+        elif self.arrays is None:
+            self.arrays = {name: None if w is None else np.empty(w.shape, w.dtype)
+                           for name, w in given.items()}
+        for name, w in given.items():
+            if copy and w is not None and not (self.simd != NULL and name in ("w_ih", "w_hh")):
+                self.arrays[name][...] = w
+        if self.simd != NULL:
             self.pack_peepholes()
             if pack:
-                self.pack()
+                self.pack(given)
+        return 0
 
     cdef int pack_peepholes(self) except -1:
         """The panel that the steps read both ways."""
         w_hh, w_peephole = self.arrays["w_hh"], self.arrays.get("w_peephole")
         cdef Py_ssize_t H = w_hh.shape[0] // 4
         if w_peephole is not None:
-            self.peephole_panel = aligned(((H + self.L - 1) // self.L, 3, self.L), w_hh.dtype)
+            if self.peephole_panel is None:
+                self.peephole_panel = aligned(((H + self.L - 1) // self.L, 3, self.L), w_hh.dtype)
             self.simd.pack_peepholes[self.is_f64](H, address(w_peephole),
                                                   address(self.peephole_panel))
         return 0
 
-    cdef int pack(self) except -1:
-        """The panels of the forward steps."""
-        w_ih, w_hh, b = self.arrays["w_ih"], self.arrays["w_hh"], self.arrays.get("b")
-        w_proj = self.arrays.get("w_proj")
-        cdef Py_ssize_t H = w_hh.shape[0] // 4, I = w_ih.shape[1], P = w_hh.shape[1], L = self.L
-        U, dtype = (H + L - 1) // L, w_ih.dtype
-        self.panels = aligned((U, I + P, 4, L), dtype)
-        self.b_panel = aligned((U, 4, L), dtype)
-        self.simd.pack_panels[self.is_f64](H, I, P, address(w_ih), address(w_hh),
-                                           address(self.panels))
-        self.simd.pack_bias[self.is_f64](H, address(b), address(self.b_panel))
+    cdef Packing packing(self, dict given) except *:
+        """These weights, and where their copies go."""
+        cdef Packing job
+        memset(&job, 0, sizeof(Packing))
+        w_ih, w_hh = given["w_ih"], given["w_hh"]
+        job.simd, job.is_f64, job.L, job.item = self.simd, self.is_f64, self.L, w_ih.itemsize
+        job.H, job.I, job.P = w_hh.shape[0] // 4, w_ih.shape[1], w_hh.shape[1]
+        job.w_ih, job.w_hh = <const char *>address(w_ih), <const char *>address(w_hh)
+        if self.arrays["w_ih"] is not w_ih:
+            job.kept_ih = <char *>address(self.arrays["w_ih"])
+        if self.arrays["w_hh"] is not w_hh:
+            job.kept_hh = <char *>address(self.arrays["w_hh"])
+        return job
+
+    cdef int pack(self, dict given) except -1:
+        """The panels of the forward steps, of the weights ``given``, and their copies."""
+        cdef Packing job = self.packing(given)
+        b, w_proj = self.arrays.get("b"), self.arrays.get("w_proj")
+        U, L, dtype = (job.H + job.L - 1) // job.L, job.L, given["w_ih"].dtype
+        if self.panels is None:
+            self.panels = aligned((U, job.I + job.P, 4, L), dtype)
+            self.b_panel = aligned((U, 4, L), dtype)
+            if w_proj is not None:
+                self.m_panels = aligned((job.H, (job.P + L - 1) // L * L), dtype)
+        job.panels = <char *>address(self.panels)
+        share_out(pack_panels, &job, self.panels.nbytes, PACKED_BYTES)
+        self.simd.pack_bias[self.is_f64](job.H, address(b), address(self.b_panel))
         if w_proj is not None:
-            self.m_panels = aligned((H, (P + L - 1) // L * L), dtype)
-            self.simd.pack_projection[self.is_f64](H, P, address(w_proj), address(self.m_panels))
+            self.simd.pack_projection[self.is_f64](job.H, job.P, address(w_proj),
+                                                   address(self.m_panels))
+        if self.h_columns is not None:  # those of the weights before
+            self.spare = self.x_columns, self.h_columns, self.m_columns
+            self.x_columns = self.h_columns = self.m_columns = None
         return 0
 
     cdef int pack_transposed(self) except -1:
         """The columns of the backward steps, when they are first needed."""
-        w_ih, w_hh, w_proj = (self.arrays.get(name) for name in ("w_ih", "w_hh", "w_proj"))
-        cdef Py_ssize_t H = w_hh.shape[0] // 4, I = w_ih.shape[1], P = w_hh.shape[1], L = self.L
         if self.h_columns is not None:
             return 0
-        U, dtype = (H + L - 1) // L, w_ih.dtype
-        x_columns = aligned((U, 4, L, (I + L - 1) // L * L), dtype)
-        h_columns = aligned((U, 4, L, (P + L - 1) // L * L), dtype)
-        self.simd.pack_columns[self.is_f64](H, I, address(w_ih), address(x_columns))
-        self.simd.pack_columns[self.is_f64](H, P, address(w_hh), address(h_columns))
+        cdef Packing job = self.packing(self.arrays)
+        w_proj, dtype = self.arrays.get("w_proj"), self.arrays["w_ih"].dtype
+        U, L = (job.H + job.L - 1) // job.L, job.L
+        if self.spare is None:
+            self.spare = (
+                aligned((U, 4, L, (job.I + L - 1) // L * L), dtype),
+                aligned((U, 4, L, (job.P + L - 1) // L * L), dtype),
+                None if w_proj is None else aligned((job.P, U * L), dtype),
+            )
+        x_columns, h_columns, m_columns = self.spare
+        job.x_columns, job.h_columns = <char *>address(x_columns), <char *>address(h_columns)
+        share_out(pack_columns, &job, h_columns.nbytes, PACKED_BYTES)
         if w_proj is not None:
-            self.m_columns = aligned((P, U * L), dtype)
-            self.simd.pack_projection_columns[self.is_f64](H, P, address(w_proj),
-                                                           address(self.m_columns))
-        self.x_columns, self.h_columns = x_columns, h_columns
+            self.simd.pack_projection_columns[self.is_f64](job.H, job.P, address(w_proj),
+                                                           address(m_columns))
+        self.x_columns, self.h_columns, self.m_columns = x_columns, h_columns, m_columns
+        self.spare = None
         return 0
 
     cdef int prepare_backward(self, Py_ssize_t rows, bint add) except -1:
@@ -136,16 +214,26 @@ cdef class Weights:
             self.pack_transposed()
         return 0
 
-    cdef bint matches(self, dict arrays) except -1:
-        """Whether they were packed from these numbers, for these kernels."""
+    cdef bint fits(self, dict arrays) except -1:
+        """Whether weights of these shapes are packed the same way, for the kernels of now."""
         if self.simd == NULL or self.simd != simd_for(self.spec):
             return False
         for name, w in arrays.items():
             kept = self.arrays.get(name)
-            if w is not None and (not view_of(w).contiguous or kept is None
-                                  or w.dtype != kept.dtype):
+            if w is None or kept is None:
+                if w is not kept:
+                    return False
+            elif w.shape != kept.shape or w.dtype != kept.dtype:
                 return False
-            if not same_bytes(w, kept):
+        return True
+
+    cdef bint matches(self, dict arrays) except -1:
+        """Whether they were packed from these numbers."""
+        if not self.fits(arrays):
+            return False
+        for name, w in arrays.items():
+            if w is not None and not (view_of(w).contiguous
+                                      and same_bytes(w, self.arrays[name])):
                 return False
         return True
 
@@ -182,9 +270,14 @@ cdef class KeptWeights:
             return Weights(dropped(arrays, masks), self.spec, False)
         if not self.frozen and runs_unpacked(arrays, T, B):
             return self.as_they_are(arrays, save)
-        if weights is None or not (self.frozen or weights.matches(arrays)):
-            simd = simd_for(self.spec) != NULL
-            self.packed = weights = Weights(arrays, self.spec, simd)
+        if weights is not None and (self.frozen or weights.matches(arrays)):
+            return weights
+        self.packed = None  # another thread, or a tape, that has it keeps it
+        if weights is not None and Py_REFCNT(weights) == 1 and weights.fits(arrays):
+            weights.take(arrays, True, True)
+        else:
+            weights = Weights(arrays, self.spec, simd_for(self.spec) != NULL)
+        self.packed = weights
         return weights
 
     cdef Weights as_they_are(self, dict arrays, bint save):

@@ -86,28 +86,54 @@ def test_layer_sees_a_change_of_one_number(make_layer, dtype, where):
 
 @pytest.mark.parametrize("n", [1, 2, 7])
 def test_layer_sees_a_change_of_one_number_among_many(threads, n):
-    """Weights of 4 MiB, which the team compares: each share must see its own."""
+    """Weights of 4 MiB, which the team compares and packs: each share must see to its own."""
     threads(n)
     lstm, fresh = fl.LSTM(8, 512, seed=0), fl.LSTM(8, 512, seed=1)
-    x = np.random.default_rng(2).standard_normal((2, 1, 8), dtype=np.float32)
+    x = np.random.default_rng(2).standard_normal((3, 3, 8), dtype=np.float32)
     w_hh, last = lstm.parameters()["weight_hh_l0"], lstm(x)[0]
     for where in (*np.linspace(0, w_hh.size - 1, 15).astype(int), w_hh.size // 2):
         w_hh.flat[where] += 1
         fresh.flat[:] = lstm.flat
-        y = lstm(x)[0]
+        y, _, tape = lstm.forward(x)
         assert (y != last).any()
         np.testing.assert_array_equal(y, fresh(x)[0])
+        fresh.flat[0] += 1  # so that it packs anew
+        fresh(x)
+        fresh.flat[:] = lstm.flat
+        actual, expected = (
+            m.backward(t, y)[0] for m, t in ((lstm, tape), (fresh, fresh.forward(x)[2]))
+        )
+        np.testing.assert_array_equal(actual, expected)
         last = y
 
 
+@pytest.mark.parametrize("stack", [replace(DEEP, lengths=None), Stack(I=5, H=19, P=3)], ids=str)
+def test_layer_packs_again_for_every_pass(make_layer, dtype, stack):
+    """As training does: what is kept from the pass before is of other weights."""
+    problem = make_stack_problem(stack, dtype)
+    lstm, rng = with_weights(make_layer, problem), np.random.default_rng(3)
+    for _ in range(3):
+        lstm.flat[:] += rng.uniform(-0.1, 0.1, lstm.flat.size)
+        fresh = make_layer(**stack.arguments(), dtype=dtype)
+        fresh.flat[:] = lstm.flat
+        of_fresh, of_lstm = (m.backward(m.forward(problem.x)[2], problem.dy) for m in (fresh, lstm))
+        np.testing.assert_array_equal(of_lstm[0], of_fresh[0])
+        np.testing.assert_array_equal(of_lstm[2].flat, of_fresh[2].flat)
+
+
 def test_layer_backward_has_the_weights_of_its_forward(make_layer, dtype):
-    """Two layers of one shape, calls in between: packed weights must not be mixed up."""
+    """Two layers of one shape, calls in between, also with other weights: what a tape needs must
+    not be mixed up."""
     problem, other = (make_stack_problem(Stack(L=2, H=17), dtype, seed) for seed in (0, 1))
     answer = run_layer(make_layer, problem)
     one, two = with_weights(make_layer, problem), with_weights(make_layer, other)
     *_, tape = one.forward(problem.x, problem.state)
     two.backward(two.forward(other.x)[2], other.dy)
     one(other.x)
+    weights = one.flat.copy()
+    one.flat[:] = two.flat
+    one(other.x)
+    one.flat[:] = weights
     dx, _, _ = one.backward(tape, problem.dy, problem.dstate)
     assert_identical(dict(dx=dx), dict(dx=answer["dx"]), problem.stack)
 

@@ -103,8 +103,26 @@ MUTANTS = {
     ),
     "engine: changed weights are not seen": (
         PACKED,
-        "if not same_bytes(w, kept):",
-        "if name != 'b' and not same_bytes(w, kept):",
+        "and same_bytes(w, self.arrays[name])):",
+        "and (name == 'b' or same_bytes(w, self.arrays[name]))):",
+        LAYER,
+    ),
+    "engine: weights that a tape needs are overwritten": (
+        PACKED,
+        "Py_REFCNT(weights) == 1 and ",
+        "",
+        LAYER,
+    ),
+    "engine: backward has the columns of the weights before": (
+        PACKED,
+        "            self.x_columns = self.h_columns = self.m_columns = None\n",
+        "",
+        LAYER,
+    ),
+    "engine: the last share of the weights is not packed": (
+        PACKED,
+        "for u in range(U * share // n, U * (share + 1) // n):",
+        "for u in range(U * share // n, U * (share + 1 - (1 < n == share + 1)) // n):",
         LAYER,
     ),
     "engine: the last share of the weights is not compared": (

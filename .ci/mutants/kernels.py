@@ -7,6 +7,7 @@ TEAM = "csrc/test_pool.c "
 STEPS = "csrc/test_steps.c"
 GATES = "csrc/gates.inc.h"
 STEP = "csrc/step.inc.h"
+SUMS = "csrc/sums.inc.h"
 GRADIENTS = "csrc/gradients.inc.h"
 GEMM = "csrc/gemm.inc.h"
 PACK = "csrc/pack.inc.h"
@@ -152,6 +153,18 @@ MUTANTS = {
         "c_step = along ? VL : c_row",
         "c_step = c_row",
         LSTM,
+    ),
+    "simd: one row: a group of columns is as long as a panel": (
+        SUMS,
+        "apart = q->U * GROUP * GROUP",
+        "apart = PANEL(q)",
+        STEPS,
+    ),
+    "simd: one row: the sum over the last panel's lanes": (
+        SUMS,
+        "lanes = q->H % VL;",
+        "lanes = 1;",
+        STEPS,
     ),
     "simd: the last vector of a full tile": (
         GEMM,

@@ -73,9 +73,9 @@ MUTANTS = {
         "if value.dtype != native:",
         "tests/test_inputs.py",
     ),
-    "layer: misaligned x passes": (
-        "fastlstm/recurrent.py",
-        " or not x.flags.aligned:",
+    "checks: a misaligned array of the right type passes": (
+        "fastlstm/checks.py",
+        " and value.flags.aligned:",
         ":",
         "tests/test_any_memory.py",
     ),
