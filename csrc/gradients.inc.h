@@ -2,8 +2,7 @@
 /* The gradients after the loop backward, from the dgates of all steps and rows.
  *
  *     dw_ih = dgates^T x     dw_hh = dgates^T h[t-1]     db = sum of dgates      dx = dgates W_ih
- *     dw_proj = dh^T m       dp_i, dp_f = sum of da_i c[t-1], da_f c[t-1]        dp_o = sum of da_o
- * c[t]
+ *     dw_proj = dh^T m       dp_i = sum of da_i c[t-1]    dp_f likewise    dp_o = sum of da_o c[t]
  *
  * Every sum runs over the rows in the order in which the loop backward came to them, one chain of
  * additions for each number: so it can go on where the sum over later steps has ended (q->add), and
@@ -99,8 +98,7 @@ static void FN(take_panel)(const fl_lstm *q, ptrdiff_t u, ptrdiff_t n0, ptrdiff_
     for (int g = 0; db && g < 4; g++) V_STORE_PART(db + g * q->H, units, sum[g]);
 }
 
-/* dw_peephole of panels u0 <= u < u1 and the gates that see c in this slot: i and f c[t-1], o c[t].
- */
+/* dw_peephole of panels u0 <= u < u1 and the gates that see c in its slot: i f c[t-1], o c[t] */
 static void FN(peephole_gradient)(const fl_lstm *q, int gates, ptrdiff_t u0, ptrdiff_t u1) {
     static const int bits[] = {FL_PEEPHOLE_I, FL_PEEPHOLE_F, FL_PEEPHOLE_O}, at[] = {0, 1, 3};
     const ptrdiff_t N = q->T * q->B, row = q->U * GROUP, c_row = q->U * VL;
