@@ -49,13 +49,18 @@
 #endif
 
 #ifndef TILE_VECTORS
+#    include <string.h>
 #    define TILE_VECTORS 4
 #    define LOCKSTEP     TILE_ROWS           /* vectors that activations take at once */
 #    define GROUP        (TILE_VECTORS * VL) /* columns of a full panel: the gates of VL units */
 #    ifndef FL_INLINE /* .ci/coverage.py: `static`, to count every function once */
 #        define FL_INLINE static inline __attribute__((always_inline))
 #    endif
-#    define FL_NOINLINE         __attribute__((noinline))
+#    define FL_NOINLINE __attribute__((noinline))
+/* Rows of unpacked weights for each number of C that is loaded and stored: 4 of the VL that lie
+ * together. 1,1,256,512: a tile in registers, which leaves each row after four vectors, takes 1.5
+ * times as long, in float64 2.6 times (Zen 3, 2026-11). */
+#    define ROWS_AT_ONCE        (VL < 4 ? VL : 4)
 #    define FL_UNROLL           _Pragma("GCC unroll 8")
 #    define FL_UNROLL_ALL       _Pragma("GCC unroll 16")
 #    define LANE_INT            FL_LANE_INT_(REAL_BITS)
@@ -146,19 +151,12 @@ FL_INLINE void FN(accumulate_k)(const int mr, const int nv, const REAL *restrict
     }
 }
 
-/* The sum over k < K, of rows of a whose numbers lie a_k apart and vectors that lie p_row apart */
-FL_INLINE void FN(accumulate_rows)(const int mr, const int nv, ptrdiff_t K, const REAL *restrict a,
-                                   ptrdiff_t a_row, ptrdiff_t a_k, const REAL *restrict panel,
-                                   ptrdiff_t p_row, V acc[][TILE_VECTORS]) {
-    FL_UNROLL_K for (ptrdiff_t k = 0; k < K; k++)
-        FN(accumulate_k)(mr, nv, a + k * a_k, a_row, panel + k * p_row, acc);
-}
-
-/* The same with a packed panel of nv vectors. */
+/* The sum over k < K with a packed panel of nv vectors, of rows of a whose numbers lie a_k apart */
 FL_INLINE void FN(accumulate)(const int mr, const int nv, ptrdiff_t K, const REAL *restrict a,
                               ptrdiff_t a_row, ptrdiff_t a_k, const REAL *restrict panel,
                               V acc[][TILE_VECTORS]) {
-    FN(accumulate_rows)(mr, nv, K, a, a_row, a_k, panel, nv * VL, acc);
+    FL_UNROLL_K for (ptrdiff_t k = 0; k < K; k++)
+        FN(accumulate_k)(mr, nv, a + k * a_k, a_row, panel + k * nv * VL, acc);
 }
 
 /* acc[m][v] += sum over k of a[k] * panels[m * apart + (k * nv + v) * VL]: one row, and mr panels
@@ -273,30 +271,61 @@ static void FN(product_transposed)(ptrdiff_t M, ptrdiff_t K, const REAL *a, cons
     }
 }
 
+/* c[m][n] += sum over k of d[m * d_row + k] * w[k * w_row + n] for kn neighbouring rows of w, and N
+ * columns, whole vectors: w is read from one end to the other. */
+FL_INLINE void FN(add_rows)(const int kn, const int mr, ptrdiff_t N, const REAL *d, ptrdiff_t d_row,
+                            const REAL *restrict w, ptrdiff_t w_row, REAL *restrict c,
+                            ptrdiff_t c_row) {
+    V factors[TILE_ROWS][ROWS_AT_ONCE];
+    FL_UNROLL for (int m = 0; m < mr; m++) {
+        FL_UNROLL for (int k = 0; k < kn; k++) factors[m][k] = V_SET1(d[m * d_row + k]);
+    }
+    for (ptrdiff_t n = 0; n < N; n += VL) {
+        FL_UNROLL for (int m = 0; m < mr; m++) {
+            V sum = V_LOAD(c + m * c_row + n);
+            FL_UNROLL for (int k = 0; k < kn; k++) {
+                sum = V_FMA(factors[m][k], V_LOAD(w + k * w_row + n), sum);
+            }
+            V_STORE(c + m * c_row + n, sum);
+        }
+    }
+}
+
+/* The same for M rows of d and c, and up to ROWS_AT_ONCE of w */
+static void FN(add_rows_of_tiles)(ptrdiff_t kn, ptrdiff_t M, ptrdiff_t N, const REAL *d,
+                                  ptrdiff_t d_row, const REAL *w, ptrdiff_t w_row, REAL *c,
+                                  ptrdiff_t c_row) {
+    const ptrdiff_t tiles = FN(tile_count)(M);
+    for (ptrdiff_t i = 0; i < tiles; i++) {
+        const ptrdiff_t r = FN(tile_start)(M, tiles, i), r_end = FN(tile_start)(M, tiles, i + 1);
+        const REAL *d_r = d + r * d_row;
+        REAL *c_r = c + r * c_row;
+#define BODY(mr, nv)                                                                               \
+    if (kn == ROWS_AT_ONCE)                                                                        \
+        FN(add_rows)(ROWS_AT_ONCE, mr, N, d_r, d_row, w, w_row, c_r, c_row);                       \
+    else                                                                                           \
+        for (ptrdiff_t k = 0; k < kn; k++)                                                         \
+            FN(add_rows)(1, mr, N, d_r + k, d_row, w + k * w_row, w_row, c_r, c_row);
+        FL_ROWS(BODY, r_end - r, 1)
+#undef BODY
+    }
+}
+
 /* Columns n0 <= n < n1 of C (M, N) := D W, without packing: D (M rows of gates in panel order)
  * times w (4H,N) as the caller has it, where few rows would not repay the packing. N and the
- * columns are whole vectors; the sum runs in the order of the packed product. */
+ * columns are whole vectors; the sums, which wait in C, run in the order of the packed product. */
 static void FN(product_unpacked)(ptrdiff_t H, ptrdiff_t M, ptrdiff_t N, ptrdiff_t n0, ptrdiff_t n1,
                                  const REAL *d, ptrdiff_t d_row, const REAL *w, REAL *c,
                                  ptrdiff_t c_row) {
-    const ptrdiff_t tiles = FN(tile_count)(M), U = (H + VL - 1) / VL;
-    for (ptrdiff_t n = n0; n < n1; n += GROUP) {
-        const ptrdiff_t vectors = FL_MIN(GROUP, n1 - n) / VL;
-        for (ptrdiff_t i = 0; i < tiles; i++) {
-            const ptrdiff_t r = FN(tile_start)(M, tiles, i),
-                            r_end = FN(tile_start)(M, tiles, i + 1);
-#define BODY(mr, nv)                                                                               \
-    V acc[TILE_ROWS][TILE_VECTORS];                                                                \
-    FN(fill_tile)(mr, nv, NULL, acc);                                                              \
-    for (ptrdiff_t u = 0; u < U; u++)                                                              \
-        for (ptrdiff_t g = 0; g < 4; g++)                                                          \
-            FN(accumulate_rows)(mr, nv, FL_MIN(VL, H - u * VL), d + r * d_row + (u * 4 + g) * VL,  \
-                                d_row, 1, w + (g * H + u * VL) * N + n, N, acc);                   \
-    FN(store_tile)(mr, nv, c + r * c_row + n, c_row, VL, acc);
-            FL_TILE(BODY, r_end - r, vectors)
-#undef BODY
-        }
-    }
+    for (ptrdiff_t m = 0; m < M; m++)
+        memset(c + m * c_row + n0, 0, (size_t)(n1 - n0) * sizeof(REAL));
+    for (ptrdiff_t unit = 0; unit < H; unit += VL)
+        for (ptrdiff_t g = 0; g < 4; g++)
+            for (ptrdiff_t l = 0, kn; l < FL_MIN(VL, H - unit); l += kn) {
+                kn = FL_MIN(ROWS_AT_ONCE, FL_MIN(VL, H - unit) - l);
+                FN(add_rows_of_tiles)(kn, M, n1 - n0, d + unit * 4 + g * VL + l, d_row,
+                                      w + (g * H + unit + l) * N + n0, N, c + n0, c_row);
+            }
 }
 
 /* Rows of panels u0 <= u < u1 in C (4H,N) := D^T P, without packing: D (K rows of gates in panel

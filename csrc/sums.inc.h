@@ -8,10 +8,9 @@
  * and neither hides the other: so it takes n <= TILE_ROWS panels at once, in a function that has
  * all registers (FL_NOINLINE; n is a constant, for each of which compilers make their own). */
 
-#ifndef PANEL
-#    include <string.h>
-#    define PANEL(q) (((q)->I + (q)->P) * GROUP) /* numbers in a panel of weights */
-#endif
+/* Numbers in a panel of weights */
+#undef PANEL
+#define PANEL(q) (((q)->I + (q)->P) * GROUP)
 
 /* acc := b + W_ih x + W_hh h of mr rows for panel u, on weights as they are: for a single step,
  * before which packing, or looking whether the packed weights still hold, would take longer. */
