@@ -271,19 +271,19 @@ static void FN(product_transposed)(ptrdiff_t M, ptrdiff_t K, const REAL *a, cons
     }
 }
 
-/* c[m][n] += sum over k of d[m * d_row + k] * w[k * w_row + n] for kn neighbouring rows of w, and N
+/* c[m][n] += sum over k of d[m * d_row + k] * w[k * w_row + n] for ROWS_AT_ONCE rows of w and N
  * columns, whole vectors: w is read from one end to the other. */
-FL_INLINE void FN(add_rows)(const int kn, const int mr, ptrdiff_t N, const REAL *d, ptrdiff_t d_row,
+FL_INLINE void FN(add_rows)(const int mr, ptrdiff_t N, const REAL *d, ptrdiff_t d_row,
                             const REAL *restrict w, ptrdiff_t w_row, REAL *restrict c,
                             ptrdiff_t c_row) {
     V factors[TILE_ROWS][ROWS_AT_ONCE];
     FL_UNROLL for (int m = 0; m < mr; m++) {
-        FL_UNROLL for (int k = 0; k < kn; k++) factors[m][k] = V_SET1(d[m * d_row + k]);
+        FL_UNROLL for (int k = 0; k < ROWS_AT_ONCE; k++) factors[m][k] = V_SET1(d[m * d_row + k]);
     }
     for (ptrdiff_t n = 0; n < N; n += VL) {
         FL_UNROLL for (int m = 0; m < mr; m++) {
             V sum = V_LOAD(c + m * c_row + n);
-            FL_UNROLL for (int k = 0; k < kn; k++) {
+            FL_UNROLL for (int k = 0; k < ROWS_AT_ONCE; k++) {
                 sum = V_FMA(factors[m][k], V_LOAD(w + k * w_row + n), sum);
             }
             V_STORE(c + m * c_row + n, sum);
@@ -291,41 +291,27 @@ FL_INLINE void FN(add_rows)(const int kn, const int mr, ptrdiff_t N, const REAL 
     }
 }
 
-/* The same for M rows of d and c, and up to ROWS_AT_ONCE of w */
-static void FN(add_rows_of_tiles)(ptrdiff_t kn, ptrdiff_t M, ptrdiff_t N, const REAL *d,
-                                  ptrdiff_t d_row, const REAL *w, ptrdiff_t w_row, REAL *c,
-                                  ptrdiff_t c_row) {
-    const ptrdiff_t tiles = FN(tile_count)(M);
-    for (ptrdiff_t i = 0; i < tiles; i++) {
-        const ptrdiff_t r = FN(tile_start)(M, tiles, i), r_end = FN(tile_start)(M, tiles, i + 1);
-        const REAL *d_r = d + r * d_row;
-        REAL *c_r = c + r * c_row;
-#define BODY(mr, nv)                                                                               \
-    if (kn == ROWS_AT_ONCE)                                                                        \
-        FN(add_rows)(ROWS_AT_ONCE, mr, N, d_r, d_row, w, w_row, c_r, c_row);                       \
-    else                                                                                           \
-        for (ptrdiff_t k = 0; k < kn; k++)                                                         \
-            FN(add_rows)(1, mr, N, d_r + k, d_row, w + k * w_row, w_row, c_r, c_row);
-        FL_ROWS(BODY, r_end - r, 1)
-#undef BODY
-    }
-}
-
 /* Columns n0 <= n < n1 of C (M, N) := D W, without packing: D (M rows of gates in panel order)
- * times w (4H,N) as the caller has it, where few rows would not repay the packing. N and the
+ * times w (4H,N) as the caller has it, where few rows would not repay the packing. H, N and the
  * columns are whole vectors; the sums, which wait in C, run in the order of the packed product. */
 static void FN(product_unpacked)(ptrdiff_t H, ptrdiff_t M, ptrdiff_t N, ptrdiff_t n0, ptrdiff_t n1,
                                  const REAL *d, ptrdiff_t d_row, const REAL *w, REAL *c,
                                  ptrdiff_t c_row) {
+    const ptrdiff_t tiles = FN(tile_count)(M);
     for (ptrdiff_t m = 0; m < M; m++)
         memset(c + m * c_row + n0, 0, (size_t)(n1 - n0) * sizeof(REAL));
-    for (ptrdiff_t unit = 0; unit < H; unit += VL)
-        for (ptrdiff_t g = 0; g < 4; g++)
-            for (ptrdiff_t l = 0, kn; l < FL_MIN(VL, H - unit); l += kn) {
-                kn = FL_MIN(ROWS_AT_ONCE, FL_MIN(VL, H - unit) - l);
-                FN(add_rows_of_tiles)(kn, M, n1 - n0, d + unit * 4 + g * VL + l, d_row,
-                                      w + (g * H + unit + l) * N + n0, N, c + n0, c_row);
-            }
+    for (ptrdiff_t k = 0; k < 4 * H; k += ROWS_AT_ONCE) {
+        const ptrdiff_t u = k / GROUP, g = k % GROUP / VL; /* d's k-th is gate g of a unit of u */
+        const REAL *w_k = w + (g * H + u * VL + k % VL) * N + n0;
+        for (ptrdiff_t i = 0; i < tiles; i++) {
+            const ptrdiff_t r = FN(tile_start)(M, tiles, i);
+            const ptrdiff_t r_end = FN(tile_start)(M, tiles, i + 1);
+#define BODY(mr, nv)                                                                               \
+    FN(add_rows)(mr, n1 - n0, d + r * d_row + k, d_row, w_k, N, c + r * c_row + n0, c_row);
+            FL_ROWS(BODY, r_end - r, 1)
+#undef BODY
+        }
+    }
 }
 
 /* Rows of panels u0 <= u < u1 in C (4H,N) := D^T P, without packing: D (K rows of gates in panel

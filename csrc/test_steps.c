@@ -265,6 +265,23 @@ static void test_sizes(const fl_kernels *simd, int dtype) {
             }
 }
 
+/* One row takes several panels at once, backward several groups of four, and what is left. */
+static void test_one_row(const fl_kernels *simd, int dtype) {
+    const ptrdiff_t L = simd->lanes[dtype];
+    for (ptrdiff_t groups = 1; groups <= simd->tile_rows + 1; groups++)
+        for (int k = 0; k < 4; k++) {
+            const ptrdiff_t rest = k % 2 * (L + 3);
+            const lstm_case s = {.T = 3,
+                                 .B = 1,
+                                 .I = 3,
+                                 .H = 4 * groups * L + rest,
+                                 .save = 1,
+                                 .cut = k / 2 ? BY_UNITS : WHOLE,
+                                 .reverse = k / 2};
+            check_case(simd, dtype, &s);
+        }
+}
+
 /* Weights as they are: forward a step of a tile's rows, backward any rows of whole vectors. */
 static void test_unpacked(const fl_kernels *simd, int dtype) {
     const ptrdiff_t L = simd->lanes[dtype], rows = simd->tile_rows;
@@ -309,6 +326,7 @@ int main(void) {
         const fl_kernels *simd = fl_kernels_for(names[k]);
         for (int dtype = 0; simd && dtype < FL_N_DTYPES; dtype++) {
             test_sizes(simd, dtype);
+            test_one_row(simd, dtype);
             test_unpacked(simd, dtype);
             test_long_sums(simd, dtype);
             test_many_rows(simd, dtype);
