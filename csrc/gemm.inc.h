@@ -33,9 +33,9 @@
 /* The same on a Zen 3, which has 32 KiB of L1: 16 KiB 0.88, 0.87; 24 KiB 0.88, 0.89; 32 KiB 0.87,
  * 0.86 (2026-11). */
 #    define SLICE_BYTES 24576
-/* A step on a Zen 3, where else the panel comes late from L3: of one row H = 256 0.94 of the time,
- * H = 512 0.78, 0.47 in float64; of two 0.81, 0.85, 0.90; 512 bytes 0.83 for 0.78, 1 and 4 KiB as
- * 2 (2026-11). */
+/* A step of two rows on a Zen 3, where else the panel comes late from L3: H = 256 0.81 of the time,
+ * H = 512 0.85, 0.90 in float64; 1 and 4 KiB as 2 (2026-11). One row does without: its panels are
+ * several streams (accumulate_along). */
 #    define FETCH_AHEAD 2048
 /* Two k at a time: a loop's counting is 5 of its 25 instructions with 12 FMAs. A step of 32 rows,
  * H = 256, takes 0.93 of the time on a Zen 3 (2026-11). */
@@ -160,9 +160,8 @@ FL_INLINE void FN(accumulate)(const int mr, const int nv, ptrdiff_t K, const REA
 }
 
 /* acc[m][v] += sum over k of a[k] * panels[m * apart + (k * nv + v) * VL]: one row, and mr panels
- * of nv vectors at once. The four chains of FMAs of a panel alone take as long as reading it from
- * L2, and neither hides the other: a step of one row takes 0.8 to 0.95 of the time of panel by
- * panel, with weights from beyond L3 0.6 to 0.8 (Zen 3, 2026-11). */
+ * of nv vectors at once (sums.inc.h says why). A step of one row takes 0.8 to 0.95 of the time of
+ * panel by panel, with weights from beyond L3 0.6 to 0.8 (Zen 3, 2026-11). */
 FL_INLINE void FN(accumulate_along)(const int mr, const int nv, ptrdiff_t K, const REAL *restrict a,
                                     const REAL *restrict panels, ptrdiff_t apart,
                                     V acc[][TILE_VECTORS]) {

@@ -187,20 +187,21 @@ cdef class Weights:
         cdef Packing job = self.packing(self.arrays)
         w_proj, dtype = self.arrays.get("w_proj"), self.arrays["w_ih"].dtype
         U, L = (job.H + job.L - 1) // job.L, job.L
-        if self.spare is None:
-            self.spare = (
+        memory, self.spare = self.spare, None  # what another thread packs meanwhile is its own
+        if memory is None:
+            memory = (
                 aligned((U, 4, L, (job.I + L - 1) // L * L), dtype),
                 aligned((U, 4, L, (job.P + L - 1) // L * L), dtype),
                 None if w_proj is None else aligned((job.P, U * L), dtype),
             )
-        x_columns, h_columns, m_columns = self.spare
+        x_columns, h_columns, m_columns = memory
         job.x_columns, job.h_columns = <char *>address(x_columns), <char *>address(h_columns)
         share_out(pack_columns, &job, h_columns.nbytes, PACKED_BYTES)
         if w_proj is not None:
             self.simd.pack_projection_columns[self.is_f64](job.H, job.P, address(w_proj),
                                                            address(m_columns))
-        self.x_columns, self.h_columns, self.m_columns = x_columns, h_columns, m_columns
-        self.spare = None
+        if self.h_columns is None:  # else another thread may be reading those that are there
+            self.x_columns, self.h_columns, self.m_columns = memory
         return 0
 
     cdef int prepare_backward(self, Py_ssize_t rows, bint add) except -1:

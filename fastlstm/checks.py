@@ -53,8 +53,6 @@ def array(name, value):
     TypeError
         It is not an array of float32 or float64.
     """
-    if type(value) is np.ndarray and value.dtype in _DTYPES and value.flags.aligned:
-        return value
     if not isinstance(value, np.ndarray):
         if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
             try:
@@ -67,10 +65,10 @@ def array(name, value):
                 value = np.asarray(value)
             except ValueError as fault:  # a ragged nested sequence
                 raise TypeError(f"{name} must be an array: {fault}") from None
-    native = value.dtype.newbyteorder("=")
-    if native not in _DTYPES:
-        raise TypeError(f"{name} must be float32 or float64, got {value.dtype}")
-    if value.dtype != native or not value.flags.aligned:
+    if value.dtype not in _DTYPES or not value.flags.aligned:
+        native = value.dtype.newbyteorder("=")
+        if native not in _DTYPES:
+            raise TypeError(f"{name} must be float32 or float64, got {value.dtype}")
         value = np.require(value, native, "A")
     return value if type(value) is np.ndarray else np.asarray(value)
 

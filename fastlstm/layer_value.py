@@ -99,23 +99,21 @@ class LayerValue(Module):
         """Let the layer live in these parameters."""
         self._parameters = parameters
         frozen = not parameters.flat.flags.writeable
-        # _cells[layer][direction]: what runs it, its weights by the names of its function
-        D = len(self._directions)
-        cells = [(self._direction(frozen), w) for w in self._weights(parameters)]
-        self._cells = [cells[k : k + D] for k in range(0, len(cells), D)]
         # of each cell: the arguments of its function that it has, and their names here
         self._names = [
             [(argument, name + suffix) for argument, name in self._arguments.items()
              if name + suffix in parameters]
             for suffix in self._suffixes
         ]  # fmt: skip
+        # _cells[layer][direction]: what runs it, its weights by the names of its function, None
+        # where it has none
+        D, none = len(self._directions), dict.fromkeys(self._arguments)
+        cells = [(self._direction(frozen), none | w) for w in self._by_argument(parameters)]
+        self._cells = [cells[k : k + D] for k in range(0, len(cells), D)]
 
-    def _weights(self, parameters):
-        """The arrays of each cell by the names of its function; None where it has none."""
-        return [
-            {argument: parameters.get(name + suffix) for argument, name in self._arguments.items()}
-            for suffix in self._suffixes
-        ]
+    def _by_argument(self, parameters):
+        """The arrays that each cell has, by the names of its function."""
+        return [{argument: parameters[name] for argument, name in cell} for cell in self._names]
 
     # -- parameters --------------------------------------------------------------------------
 

@@ -188,8 +188,8 @@ class Recurrent(LayerValue):
                 self.check_state("dstate", dstate, "d{}_n", B, ("x", x), tape.batched)
             )
         grads = self._parameters.empty_like()
-        by_weight = [{argument: grads[name] for argument, name in cell} for cell in self._names]
-        given = tape.cells, tape.tapes, self.state_widths, tape.masks, dy, dends, by_weight
+        by_argument = self._by_argument(grads)
+        given = tape.cells, tape.tapes, self.state_widths, tape.masks, dy, dends, by_argument
         if k1 is None:
             dx, *dstarts = stack_backward(*given)
         else:
