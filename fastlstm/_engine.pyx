@@ -35,7 +35,7 @@ from ._blas_step cimport backward_scratch
 from ._csrc cimport fl_lstm, fl_team_share, fl_team_together, fl_work
 from ._job cimport Job, cut_time, describe, interrupted, team_size
 from ._loops cimport backward_work, forward_work, gradient_work
-from ._memory cimport Scratch, contiguous
+from ._memory cimport Scratch, contiguous, empty
 from ._packed cimport KeptWeights, Weights, weights_once
 from ._variants cimport describe_in_full, use_gradients, use_memory
 
@@ -284,13 +284,13 @@ cdef run_backward(
     describe(&job, &q, weights, T, B, x.shape[2])
     q.reverse, q.active, q.add = inputs.reverse, <const Py_ssize_t *>address(active), add
     use_resets(&job, tape.resets)
-    dh, dc = gradients_at_end(&q, dh_n, dc_n, order, dtype)
+    dh, dc = gradients_at_end(&q, dh_n, dc_n, dh0, dc0, order, dtype)
     if dy is not None:
         dy = rows_contiguous(dy.take(order, axis=1) if ragged else dy)
         view = view_of(dy)
         q.dy, q.dy_t, q.dy_b = view.data, view.stride[0], view.stride[1]
-    dx = np.empty((T, B, q.I), dtype)
-    full = np.empty((T, inputs.B, q.I), dtype) if ragged else dx
+    dx = empty((T, B, q.I), dtype)
+    full = empty((T, inputs.B, q.I), dtype) if ragged else dx
     dh_all = dm = norms = None
     if q.w_proj != NULL:
         dh_all = aligned((T, B, q.h_row), dtype, ragged)
@@ -322,16 +322,23 @@ cdef run_backward(
         dw["w_hh"] *= inputs.masks["weight_drop"]
     if step_norms:
         norms = norms_of_steps(norms, dh_all if job.simd != NULL else None, tape)
-    dh, dc = dh[:, :q.P], dc[:, :q.H]
     if ragged:
+        dh, dc = dh[:, :q.P], dc[:, :q.H]
         in_callers_rows(order, full, dx, (dh0, dc0), (dh, dc), (dh_n, dc_n))
-    else:
-        dh0[...], dc0[...] = dh, dc
+    elif dh is not dh0:
+        dh0[...], dc0[...] = dh[:, :q.P], dc[:, :q.H]
     return full, norms
 
 
-cdef tuple gradients_at_end(fl_lstm *q, dh_n, dc_n, order, dtype):
-    """dh and dc as the loop reads and writes them: to begin with those of the final state."""
+cdef tuple gradients_at_end(fl_lstm *q, dh_n, dc_n, dh0, dc0, order, dtype):
+    """dh and dc as the loop reads and writes them: to begin with those of the final state.
+
+    They are dh0 and dc0 themselves where these have the loop's rows, whole vectors.
+    """
+    if order is None and q.h_row == q.P and q.U * q.L == q.H:
+        dh0[...], dc0[...] = 0 if dh_n is None else dh_n, 0 if dc_n is None else dc_n
+        q.dh, q.dc = address(dh0), address(dc0)
+        return dh0, dc0
     dh, dc = aligned((q.B, q.h_row), dtype, True), aligned((q.B, q.U * q.L), dtype, True)
     if dh_n is not None:
         dh[:, :q.P] = dh_n if order is None else dh_n[order]

@@ -9,4 +9,5 @@ cdef class Scratch:
 
 
 cdef contiguous(a)
+cdef empty(tuple shape, dtype)
 cdef void *allocate(Py_ssize_t size, bint zeros, what) except NULL

@@ -2,12 +2,19 @@
 """Memory of the engine: arrays that start on a cache line, and what is no array."""
 
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
+from numpy cimport (
+    NPY_ARRAY_WRITEABLE, NPY_FLOAT64, NPY_UINT8, PyArray_CLEARFLAGS, PyArray_EMPTY, PyArray_FLAGS,
+    PyArray_SimpleNewFromData, PyArray_TYPE, PyArray_ZEROS, import_array, ndarray, npy_intp,
+    set_array_base,
+)
 
 import numpy as np
 
 from ._arrays cimport address, view_of
 
-__all__ = ["aligned", "fail_allocation"]
+__all__ = ["aligned", "fail_allocation", "part"]
+
+import_array()
 
 
 cdef contiguous(a):
@@ -15,13 +22,47 @@ cdef contiguous(a):
     return a if a is None or view_of(a).contiguous else np.ascontiguousarray(a)
 
 
-def aligned(shape, dtype, bint zeros=False):
-    """A new array that starts on a cache line."""
-    cdef Py_ssize_t size = dtype.itemsize, n
+cdef empty(tuple shape, dtype):
+    """``np.empty``, up to three dimensions, in a third of the time."""
+    cdef npy_intp sizes[3]
+    cdef int k, n = len(shape)
+    for k in range(n):
+        sizes[k] = shape[k]
+    return PyArray_EMPTY(n, sizes, dtype.num, 0)
+
+
+cdef ndarray over(ndarray base, void *start, tuple shape, int type):
+    """A new array over the memory of another, which it keeps alive; up to five dimensions."""
+    cdef npy_intp sizes[5]
+    cdef int k, n = len(shape)
+    for k in range(n):
+        sizes[k] = shape[k]
+    cdef ndarray a = PyArray_SimpleNewFromData(n, sizes, type, start)
+    set_array_base(a, base)
+    return a
+
+
+def aligned(tuple shape, dtype, bint zeros=False):
+    """A new array of float32 or float64 that starts on a cache line; up to five dimensions."""
+    cdef npy_intp size = dtype.itemsize, n
     for n in shape:
         size *= n
-    raw = (np.zeros if zeros else np.empty)(size + 64, np.uint8)
-    return np.ndarray(shape, dtype, raw, -<Py_ssize_t>address(raw) & 63)
+    size += 64
+    raw = PyArray_ZEROS(1, &size, NPY_UINT8, 0) if zeros else PyArray_EMPTY(1, &size, NPY_UINT8, 0)
+    cdef char *start = <char *>address(raw)
+    return over(raw, start + (-<Py_ssize_t>start & 63), shape, dtype.num)
+
+
+def part(ndarray flat, Py_ssize_t start, tuple shape):
+    """The numbers from ``start`` on of a flat array of float32 or float64, in this shape: a view.
+
+    ``flat[start:stop].reshape(shape)`` takes three times as long.
+    """
+    cdef int type = PyArray_TYPE(flat)
+    cdef Py_ssize_t itemsize = 8 if type == NPY_FLOAT64 else 4
+    cdef ndarray a = over(flat, <char *>address(flat) + start * itemsize, shape, type)
+    PyArray_CLEARFLAGS(a, NPY_ARRAY_WRITEABLE & ~PyArray_FLAGS(flat))
+    return a
 
 
 cdef Py_ssize_t allocations_left = 0  # until the one that fails; 0: none does

@@ -11,7 +11,7 @@ from ._memory import aligned
 
 __all__ = ["by_length", "in_callers_rows", "resets_of", "sorted_input"]
 
-_one_step = None  # of the last single step: steps come one after the other
+_all_rows = None, None  # of the last call: calls of one shape come one after the other
 
 
 def by_length(lengths, T, B):
@@ -24,13 +24,12 @@ def by_length(lengths, T, B):
     active : ndarray (T,) of intp
         How many rows have a step t. Not to be written.
     """
-    global _one_step
+    global _all_rows
     if lengths is None:
-        if T != 1:
-            return None, np.full(T, B, np.intp)
-        active = _one_step  # a local: another thread may replace it
-        if active is None or active[0] != B:
-            _one_step = active = np.full(1, B, np.intp)
+        T_B, active = _all_rows  # one tuple: another thread may replace it
+        if T_B != (T, B):
+            active = np.full(T, B, np.intp)
+            _all_rows = (T, B), active
         return None, active
     order = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]
     return order, np.count_nonzero(lengths[order, None] > np.arange(T), axis=0).astype(np.intp)

@@ -12,6 +12,8 @@ In Cython only because a call of one step would feel the interpreter.
 
 import numpy as np
 
+from ._memory cimport empty
+
 __all__ = ["by_cell", "new_states", "stack_backward", "stack_forward"]
 
 
@@ -24,6 +26,7 @@ def new_states(list widths, Py_ssize_t D, Py_ssize_t B, dtype):
         The size of each state, layer by layer.
     D, B : int
         Directions, rows.
+    dtype : dtype
 
     Returns
     -------
@@ -32,10 +35,10 @@ def new_states(list widths, Py_ssize_t D, Py_ssize_t B, dtype):
 
     Examples
     --------
-    >>> h, c = new_states([(4, 9), (4, 9)], 1, 3, "float32")
+    >>> h, c = new_states([(4, 9), (4, 9)], 1, 3, np.dtype("float32"))
     >>> h.shape, c.shape
     ((2, 3, 4), (2, 3, 9))
-    >>> (h,) = new_states([(4,), (5,)], 1, 3, "float32")
+    >>> (h,) = new_states([(4,), (5,)], 1, 3, np.dtype("float32"))
     >>> [a.shape for a in h]
     [(1, 3, 4), (1, 3, 5)]
     """
@@ -43,9 +46,9 @@ def new_states(list widths, Py_ssize_t D, Py_ssize_t B, dtype):
     first = widths[0]
     for sizes in widths:
         if sizes != first:
-            return tuple([tuple([np.empty((D, B, n), dtype) for n in state])
+            return tuple([tuple([empty((D, B, n), dtype) for n in state])
                           for state in zip(*widths)])
-    return tuple([np.empty((rows, B, n), dtype) for n in first])
+    return tuple([empty((rows, B, n), dtype) for n in first])
 
 
 def by_cell(states):
@@ -103,7 +106,7 @@ def stack_forward(
     ends, tapes = by_cell(finals), []
     for layer in range(L):
         P = widths[layer][0]
-        y = out if out is not None and layer == L - 1 else np.empty((T, B, D * P), dtype)
+        y = out if out is not None and layer == L - 1 else empty((T, B, D * P), dtype)
         of_layer = []
         for d in range(D):
             cell, weights = cells[layer][d]

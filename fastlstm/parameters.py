@@ -3,9 +3,8 @@
 
 from math import prod
 
-import numpy as np
-
-from ._memory import aligned
+from . import checks
+from ._memory import aligned, part
 
 __all__ = ["Parameters"]
 
@@ -30,6 +29,8 @@ class Parameters(dict):
 
     Raises
     ------
+    TypeError
+        ``dtype`` is neither.
     ValueError
         ``flat`` has another dtype or shape than the arrays need, or is not contiguous.
 
@@ -43,24 +44,25 @@ class Parameters(dict):
 
     def __init__(self, shapes, dtype, flat=None):
         super().__init__()
+        dtype = checks.float_dtype("dtype", dtype)
         size = sum(prod(shape) for shape in shapes.values())
         if flat is None:
-            flat = aligned((size,), np.dtype(dtype), zeros=True)
+            flat = aligned((size,), dtype, zeros=True)
         elif flat.shape != (size,) or flat.dtype != dtype or not flat.flags.c_contiguous:
             raise ValueError(
-                f"flat must be a contiguous {np.dtype(dtype)} array of shape ({size},), "
+                f"flat must be a contiguous {dtype} array of shape ({size},), "
                 f"got {flat.dtype} {flat.shape}"
             )
         self.flat = flat
         self._layout, start = [], 0
         for name, shape in shapes.items():
-            self._layout.append((name, slice(start, start + prod(shape)), shape))
+            self._layout.append((name, start, shape))
             start += prod(shape)
         self._lay_out()
 
     def _lay_out(self):
-        for name, part, shape in self._layout:
-            self[name] = self.flat[part].reshape(shape)
+        for name, start, shape in self._layout:
+            self[name] = part(self.flat, start, shape)
 
     def empty_like(self):
         """New arrays of the same names, shapes and dtype, in a buffer that is not initialised."""

@@ -162,6 +162,25 @@ def test_layer_grads_are_parameters(make_layer, dtype, stack):
     assert not np.shares_memory(grads.flat, lstm.flat)
 
 
+@pytest.mark.parametrize("writeable", [True, False])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_parameters_are_views_as_writeable_and_aligned_as_their_buffer(offset, writeable):
+    flat = np.zeros(8 * 4 + 1, np.uint8)[offset:][:32].view(np.float32)
+    flat[...] = range(8)
+    flat.flags.writeable = writeable
+    parts = Parameters({"w": (2, 3), "b": (2,)}, np.float32, flat)
+    for part, same in ((parts["w"], flat[:6].reshape(2, 3)), (parts["b"], flat[6:])):
+        np.testing.assert_array_equal(part, same)
+        assert part.flags.writeable == writeable
+        assert part.flags.aligned == (offset == 0)
+        assert np.shares_memory(part, flat)
+
+
+def test_parameters_of_another_dtype_are_refused():
+    with pytest.raises(TypeError, match="dtype must be float32 or float64, got 'float16'"):
+        Parameters({"w": (2, 3)}, "float16")
+
+
 @pytest.mark.parametrize("missing", ["dy", "dstate", "both"])
 @deep
 def test_layer_missing_gradients_are_zeros(make_layer, dtype, stack, missing):
