@@ -220,14 +220,53 @@ FL_INLINE void FN(fill_tile)(const int mr, const int nv, const REAL *row, V acc[
     }
 }
 
+/* Rows of a tile of so few vectors that TILE_ROWS would have too few chains of FMAs to hide their
+ * latency. Rows that lie 4 KiB apart share a set of L1: not more of them than it has ways. */
+#undef NARROW_ROWS
+#define NARROW_ROWS(nv) FL_MIN(8, (TILE_ROWS * TILE_VECTORS) / (nv))
+
+/* Rows of C := A P for one panel P of nv < 4 vectors, the last of `tail` lanes: as many of M as
+ * make whole narrow tiles; returns how many. dx of 8 inputs takes 0.55 of the time of tiles of
+ * three rows, of 16 and 24 0.75 and 0.85 (Zen 3, 2026-11). */
+FL_INLINE ptrdiff_t FN(product_narrow)(const int nv, ptrdiff_t tail, ptrdiff_t M, ptrdiff_t K,
+                                       const REAL *a, ptrdiff_t a_row, const REAL *panel, REAL *c,
+                                       ptrdiff_t c_row) {
+    ptrdiff_t r = 0;
+    for (; r + NARROW_ROWS(nv) <= M; r += NARROW_ROWS(nv)) {
+        V acc[NARROW_ROWS(1)][TILE_VECTORS];
+        FN(fill_tile)(NARROW_ROWS(nv), nv, NULL, acc);
+        FN(accumulate)(NARROW_ROWS(nv), nv, K, a + r * a_row, a_row, 1, panel, acc);
+        FN(store_tile)(NARROW_ROWS(nv), nv, c + r * c_row, c_row, tail, acc);
+    }
+    return r;
+}
+
+/* In a function for each number of vectors, as every row wants a register for its address */
+#define NARROW(nv)                                                                                 \
+    static FL_NOINLINE ptrdiff_t FN(product_##nv)(ptrdiff_t tail, ptrdiff_t M, ptrdiff_t K,        \
+                                                  const REAL *a, ptrdiff_t a_row,                  \
+                                                  const REAL *panel, REAL *c, ptrdiff_t c_row) {   \
+        return FN(product_narrow)(nv, tail, M, K, a, a_row, panel, c, c_row);                      \
+    }
+NARROW(1)
+NARROW(2)
+NARROW(3)
+#undef NARROW
+
 /* C (M, N) := bias + A P for one panel P of nv vectors, N <= nv * VL columns.
  * A: rows of K numbers, a_row apart; bias: nv vectors or NULL for zeros; following: the panel that
  * comes next, or NULL where it lies behind this one. */
 static void FN(product)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const REAL *a, ptrdiff_t a_row,
                         const REAL *panel, const REAL *following, const REAL *bias, REAL *c,
                         ptrdiff_t c_row) {
-    const ptrdiff_t nv = (N + VL - 1) / VL, tail = N - (nv - 1) * VL, tiles = FN(tile_count)(M);
-    const ptrdiff_t slices = SLICES(K);
+    const ptrdiff_t nv = (N + VL - 1) / VL, tail = N - (nv - 1) * VL;
+    if (nv < TILE_VECTORS) { /* without a bias */
+        const ptrdiff_t done = nv == 1   ? FN(product_1)(tail, M, K, a, a_row, panel, c, c_row)
+                               : nv == 2 ? FN(product_2)(tail, M, K, a, a_row, panel, c, c_row)
+                                         : FN(product_3)(tail, M, K, a, a_row, panel, c, c_row);
+        a += done * a_row, c += done * c_row, M -= done;
+    }
+    const ptrdiff_t tiles = FN(tile_count)(M), slices = SLICES(K);
     for (ptrdiff_t s = 0; s < slices; s++) {
         const ptrdiff_t k0 = K * s / slices, k1 = K * (s + 1) / slices;
         const REAL *ahead = k1 == K && following ? following : panel + k1 * nv * VL;

@@ -184,6 +184,18 @@ MUTANTS = {
         "const ptrdiff_t nv = (N + VL - 1) / VL, tail = FL_MAX(N - (nv - 1) * VL - 1, 1)",
         LSTM,
     ),
+    "simd: what is left of narrow tiles begins with the first row": (
+        GEMM,
+        "a += done * a_row, c += done * c_row, M -= done;",
+        "M -= done;",
+        LSTM,
+    ),
+    "simd: packed rows run over what lies behind": (
+        PACK,
+        "K + 1 - (VL + mr - 1) / mr",
+        "K",
+        LSTM,
+    ),
     "simd: a row's number for the whole tile": (
         GEMM,
         "rows[m] = V_SET1(a[m * a_row]);",
