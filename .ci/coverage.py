@@ -62,7 +62,7 @@ UNTAKEN = {
             1,
             "how long a thread waits is chance",
         ),
-        "if (fl_now_ns() - start < CONGESTED_NS) return 0;": (1, "the same"),
+        "if (fl_now_ns() - start < CONGESTED_NS + slack_ns) return 0;": (1, "the same"),
     },
 }  # fmt: skip
 

@@ -29,8 +29,8 @@ void fl_team_together(int n, fl_work work, void *arg) {
     do_share(work, arg, 0, 1);
 }
 
-int fl_team_barrier(int n) {
-    (void)n;
+int fl_team_barrier(int n, long long slack_ns) {
+    (void)n, (void)slack_ns;
     return 0;
 }
 
@@ -109,7 +109,7 @@ static void pause_for(int *spin) {
         sched_yield();
 }
 
-int fl_team_barrier(int n) {
+int fl_team_barrier(int n, long long slack_ns) {
     if (n == 1) return 0;
     const unsigned passage = atomic_load_explicit(&team.passage, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&team.arrived, 1, memory_order_acq_rel) == n - 1) {
@@ -123,7 +123,7 @@ int fl_team_barrier(int n) {
     }
     const long long start = fl_now_ns();
     while (atomic_load_explicit(&team.passage, memory_order_acquire) == passage) sched_yield();
-    if (fl_now_ns() - start < CONGESTED_NS) return 0;
+    if (fl_now_ns() - start < CONGESTED_NS + slack_ns) return 0;
     mark_congested();
     return 1;
 }

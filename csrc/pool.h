@@ -14,7 +14,8 @@
  * meanwhile (from a thread or from inside `work`) does its work alone.
  *
  * fl_team_barrier spins for a bounded time, then yields. It returns 1 where the wait was so long
- * that processors are wanting: the job had better go on with one thread.
+ * that processors are wanting: the job had better go on with one thread. slack_ns: how much later
+ * than usual that is, where the work between two barriers takes long and so may differ by more.
  *
  * While it works a thread flushes denormal numbers to zero (denormals.h); its mode is restored.
  *
@@ -67,6 +68,6 @@ static inline void fl_bring_mark(ptrdiff_t *mark, ptrdiff_t step) {
 
 void fl_team_share(int n, fl_work work, void *arg);
 void fl_team_together(int n, fl_work work, void *arg);
-int fl_team_barrier(int n);
+int fl_team_barrier(int n, long long slack_ns);
 
 #endif

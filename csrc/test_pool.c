@@ -71,9 +71,9 @@ static void rounds_with_barrier(void *arg, int thread, int n) {
     for (int round = 1; round <= ROUNDS; round++) {
         if (thread == 0 && t->pause_us) usleep((useconds_t)t->pause_us);
         t->here++;
-        if (fl_team_barrier(n)) t->congested++;
+        if (fl_team_barrier(n, 0)) t->congested++;
         if (t->here < round * n) t->late++;
-        fl_team_barrier(n);
+        fl_team_barrier(n, 0);
     }
 }
 
@@ -268,7 +268,7 @@ static void test_flag(void) {
 }
 
 int main(void) {
-    check(fl_team_barrier(1) == 0, "a barrier of one", 1);
+    check(fl_team_barrier(1, 0) == 0, "a barrier of one", 1);
     test_flag();
     test_few_threads();
     static const int numbers[] = {1, 2, 3, 4, 7, 16, 64, FL_MAX_THREADS, FL_MAX_THREADS + 9};

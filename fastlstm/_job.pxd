@@ -31,6 +31,7 @@ cdef int describe(
 ) except -1
 cdef int cut_time(Job *job, bint save) except -1
 cdef int units_team_size(const fl_lstm *q) noexcept nogil
+cdef long long slack_ns(const Job *job, int n) noexcept nogil
 cdef int team_size(Job *job) noexcept
 cdef int interrupted(const Job *job) except -1
 cdef void *blas_gemm(bint is_f64) except NULL

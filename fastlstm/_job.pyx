@@ -19,9 +19,16 @@ cdef Py_ssize_t BLAS_CHUNK = 1 << 18, SIMD_CHUNK = 1 << 16
 # room in L2 for the chunk (50,64,256,256: 17.4 and 16.7 ms; few rows, 50,8,512,512: 11.6 and 13.9).
 cdef Py_ssize_t FUSED_INPUTS = 8, FUSED_PANEL_BYTES = 1 << 15, FUSED_BYTES = 1 << 20
 # FLOP below which the team costs more than it brings, by what it shares: of a call for rows, of a
-# step for units; and the rows a thread wants at least, lest its tiles be small.
-cdef double ROWS_FLOP = 4e5, UNITS_FLOP = 1.5e5
+# thread's part of a step for units; and the rows a thread wants at least, lest its tiles be small.
+cdef double ROWS_FLOP = 4e5, UNITS_FLOP = 7.5e4
 cdef Py_ssize_t ROWS_A_THREAD = 4
+# Bytes from which weights are read by one thread each, which share the units, rather than by all,
+# which share the rows; and the rows a thread wants, else, to repay reading all of them. Forward
+# with two threads 30,32,1024,1024 takes 0.85 of the time, 30,16,512,512 0.95, 30,64,768,768 0.98,
+# 20,128,1024,1024 1.01 (Zen 3, 2026-11).
+cdef Py_ssize_t LARGE_BYTES = 1 << 22, ROWS_FOR_LARGE = 32
+# FLOP of a thread in a nanosecond, a quarter of what an AVX2 core can do in float32
+cdef double SLOW_FLOP = 25
 cdef Py_ssize_t NEVER = (<size_t>-1) >> 1
 
 
@@ -96,12 +103,31 @@ cdef inline bint is_fused(const fl_lstm *q, Py_ssize_t tile_rows, Py_ssize_t ite
         q.L * row <= FUSED_PANEL_BYTES or q.H * row >= FUSED_BYTES)
 
 
+cdef inline double flop_of_step(const fl_lstm *q) noexcept nogil:
+    return 8.0 * q.B * q.H * (q.I + q.P)
+
+
 cdef int units_team_size(const fl_lstm *q) noexcept nogil:
     """How many threads share the units of a step: one, where a projection needs all of them."""
+    cdef Py_ssize_t groups = (q.U + 3) // 4
     if q.w_proj != NULL:
         return 1
-    cdef double flop = 8.0 * q.B * q.H * (q.I + q.P)
-    return threads if flop >= UNITS_FLOP and (q.U + 3) // 4 >= threads else 1
+    return max(1, min(threads, groups, <Py_ssize_t>(flop_of_step(q) / UNITS_FLOP)))
+
+
+cdef long long slack_ns(const Job *job, int n) noexcept nogil:
+    """How much later one of n threads may be after a step, by how long a step takes at most."""
+    return <long long>(flop_of_step(job.q) * (2 if job.is_f64 else 1) / (n * SLOW_FLOP))
+
+
+cdef inline bint shares_rows(const fl_lstm *q, bint is_f64) noexcept nogil:
+    """Whether threads share the rows of a call, and not the units."""
+    cdef Py_ssize_t weights = 4 * q.H * (q.I + q.P) * (8 if is_f64 else 4)
+    if q.B < ROWS_A_THREAD * threads:
+        return False
+    if q.B >= ROWS_FOR_LARGE * threads or q.w_proj != NULL:
+        return True
+    return weights < LARGE_BYTES or (q.U + 3) // 4 < threads
 
 
 cdef int team_size(Job *job) noexcept:
@@ -109,8 +135,8 @@ cdef int team_size(Job *job) noexcept:
     cdef fl_lstm *q = job.q
     if job.simd == NULL or threads == 1:
         return 1
-    if q.B >= ROWS_A_THREAD * threads:
-        return threads if 8.0 * q.B * q.H * (q.I + q.P) * q.T >= ROWS_FLOP else 1
+    if shares_rows(q, job.is_f64):
+        return threads if flop_of_step(q) * q.T >= ROWS_FLOP else 1
     job.by_units = True
     return units_team_size(q)
 

@@ -26,7 +26,7 @@ from ._variants import variant_memory
 from ._blas_step cimport project, step_forward
 from ._csrc cimport fl_lstm, fl_team_barrier
 from ._engine cimport run_together
-from ._job cimport Job, describe, units_team_size
+from ._job cimport Job, describe, slack_ns, units_team_size
 from ._memory cimport Scratch, allocate
 from ._packed cimport Weights
 from ._variants cimport use_memory
@@ -69,7 +69,7 @@ cdef void all_layers(void *arg, int thread, int n) noexcept nogil:
     cdef Py_ssize_t k
     for k in range(step.L):
         if k > 0:  # a layer reads all of the one below
-            fl_team_barrier(n)
+            fl_team_barrier(n, slack_ns(&step.layers[k - 1].job, n))
         one_layer(&step.layers[k], thread, n)
 
 

@@ -119,6 +119,7 @@ LARGE_CASES = (
     Case(T=4, B=1, I=300, H=300),
     Case(T=2, B=26, I=300, H=270),
     Case(T=3, B=26, I=300, H=270, lengths=(3, 1, 0, 2, 3) * 5 + (1,), reverse=True),
+    Case(T=3, B=17, I=370, H=363),
     Case(T=4, B=27, I=20, H=40),
     Case(T=1, B=2, I=160, H=200),
     Case(T=3, B=9, I=10, H=300, P=130),
