@@ -352,20 +352,39 @@ static void FN(product_unpacked)(ptrdiff_t H, ptrdiff_t M, ptrdiff_t N, ptrdiff_
     }
 }
 
+/* c[n] := sum over k < kr of d[k * d_row] * p[k * p_row + n], or not `first`: plus what it was; N
+ * columns, whole vectors. kr is a constant. */
+FL_INLINE void FN(outer_row)(const int kr, ptrdiff_t N, const REAL *d, ptrdiff_t d_row,
+                             const REAL *restrict p, ptrdiff_t p_row, int first, REAL *restrict c) {
+    V factors[TILE_ROWS];
+    FL_UNROLL for (int k = 0; k < kr; k++) factors[k] = V_SET1(d[k * d_row]);
+    FL_UNROLL_K for (ptrdiff_t n = 0; n < N; n += VL) {
+        V sum = first ? V_SET1((REAL)0) : V_LOAD(c + n);
+        FL_UNROLL for (int k = 0; k < kr; k++) {
+            sum = V_FMA(factors[k], V_LOAD(p + k * p_row + n), sum);
+        }
+        V_STORE(c + n, sum);
+    }
+}
+
 /* Rows of panels u0 <= u < u1 in C (4H,N) := D^T P, without packing: D (K rows of gates in panel
  * order), P (K,N); N is whole vectors. For few K, where writing C takes the time: a row at a time,
  * as memory likes it best (tiles of six rows took four times as long). */
 static void FN(outer_product)(ptrdiff_t H, ptrdiff_t K, ptrdiff_t N, ptrdiff_t u0, ptrdiff_t u1,
                               const REAL *d, ptrdiff_t d_row, const REAL *p, ptrdiff_t p_row,
                               REAL *c) {
+    const ptrdiff_t tiles = FN(tile_count)(K);
     for (ptrdiff_t g = 0; g < 4; g++)
         for (ptrdiff_t unit = u0 * VL; unit < FL_MIN(u1 * VL, H); unit++) {
             const REAL *d_unit = d + unit / VL * GROUP + g * VL + unit % VL;
-            for (ptrdiff_t n = 0; n < N; n += VL) {
-                V sum = V_SET1((REAL)0);
-                for (ptrdiff_t k = 0; k < K; k++)
-                    sum = V_FMA(V_SET1(d_unit[k * d_row]), V_LOAD(p + k * p_row + n), sum);
-                V_STORE(c + (g * H + unit) * N + n, sum);
+            for (ptrdiff_t i = 0; i < tiles; i++) {
+                const ptrdiff_t k = FN(tile_start)(K, tiles, i);
+                const ptrdiff_t k_end = FN(tile_start)(K, tiles, i + 1);
+#define BODY(kr, nv)                                                                               \
+    FN(outer_row)(kr, N, d_unit + k * d_row, d_row, p + k * p_row, p_row, i == 0,                  \
+                  c + (g * H + unit) * N);
+                FL_ROWS(BODY, k_end - k, 1)
+#undef BODY
             }
         }
 }
