@@ -215,6 +215,12 @@ MUTANTS = {
         LSTM,
     ),
     # -- the team
+    "team: work that takes long may not end late": (
+        POOL,
+        "CONGESTED_NS + slack_ns",
+        "CONGESTED_NS + 0 * slack_ns",
+        TEAM,
+    ),
     "team: a sleeper is kept off the caller's processor for ever": (
         POOL,
         "if (m->kept_off) pthread_setaffinity_np(pthread_self()",
