@@ -309,19 +309,19 @@ static void FN(product_transposed)(ptrdiff_t M, ptrdiff_t K, const REAL *a, cons
     }
 }
 
-/* c[m][n] += sum over k of d[m * d_row + k] * w[k * w_row + n] for ROWS_AT_ONCE rows of w and N
- * columns, whole vectors: w is read from one end to the other. */
-FL_INLINE void FN(add_rows)(const int mr, ptrdiff_t N, const REAL *d, ptrdiff_t d_row,
-                            const REAL *restrict w, ptrdiff_t w_row, REAL *restrict c,
-                            ptrdiff_t c_row) {
-    V factors[TILE_ROWS][ROWS_AT_ONCE];
+/* c[m][n] += sum over k < kn of d[m * d_row + k * d_k] * w[k * w_row + n] for mr rows of c and N
+ * columns, whole vectors; `first`: assign instead. w and c are read from one end to the other. */
+FL_INLINE void FN(add_rows)(const int mr, const int kn, ptrdiff_t N, const REAL *d, ptrdiff_t d_row,
+                            ptrdiff_t d_k, const REAL *restrict w, ptrdiff_t w_row, int first,
+                            REAL *restrict c, ptrdiff_t c_row) {
+    V factors[TILE_ROWS][FL_MAX(TILE_ROWS, ROWS_AT_ONCE)];
     FL_UNROLL for (int m = 0; m < mr; m++) {
-        FL_UNROLL for (int k = 0; k < ROWS_AT_ONCE; k++) factors[m][k] = V_SET1(d[m * d_row + k]);
+        FL_UNROLL for (int k = 0; k < kn; k++) factors[m][k] = V_SET1(d[m * d_row + k * d_k]);
     }
-    for (ptrdiff_t n = 0; n < N; n += VL) {
+    FL_UNROLL_K for (ptrdiff_t n = 0; n < N; n += VL) {
         FL_UNROLL for (int m = 0; m < mr; m++) {
-            V sum = V_LOAD(c + m * c_row + n);
-            FL_UNROLL for (int k = 0; k < ROWS_AT_ONCE; k++) {
+            V sum = first ? V_SET1((REAL)0) : V_LOAD(c + m * c_row + n);
+            FL_UNROLL for (int k = 0; k < kn; k++) {
                 sum = V_FMA(factors[m][k], V_LOAD(w + k * w_row + n), sum);
             }
             V_STORE(c + m * c_row + n, sum);
@@ -336,8 +336,6 @@ static void FN(product_unpacked)(ptrdiff_t H, ptrdiff_t M, ptrdiff_t N, ptrdiff_
                                  const REAL *d, ptrdiff_t d_row, const REAL *w, REAL *c,
                                  ptrdiff_t c_row) {
     const ptrdiff_t tiles = FN(tile_count)(M);
-    for (ptrdiff_t m = 0; m < M; m++)
-        memset(c + m * c_row + n0, 0, (size_t)(n1 - n0) * sizeof(REAL));
     for (ptrdiff_t k = 0; k < 4 * H; k += ROWS_AT_ONCE) {
         const ptrdiff_t u = k / GROUP, g = k % GROUP / VL; /* d's k-th is gate g of a unit of u */
         const REAL *w_k = w + (g * H + u * VL + k % VL) * N + n0;
@@ -345,25 +343,11 @@ static void FN(product_unpacked)(ptrdiff_t H, ptrdiff_t M, ptrdiff_t N, ptrdiff_
             const ptrdiff_t r = FN(tile_start)(M, tiles, i);
             const ptrdiff_t r_end = FN(tile_start)(M, tiles, i + 1);
 #define BODY(mr, nv)                                                                               \
-    FN(add_rows)(mr, n1 - n0, d + r * d_row + k, d_row, w_k, N, c + r * c_row + n0, c_row);
+    FN(add_rows)(mr, ROWS_AT_ONCE, n1 - n0, d + r * d_row + k, d_row, 1, w_k, N, k == 0,           \
+                 c + r * c_row + n0, c_row);
             FL_ROWS(BODY, r_end - r, 1)
 #undef BODY
         }
-    }
-}
-
-/* c[n] := sum over k < kr of d[k * d_row] * p[k * p_row + n], or not `first`: plus what it was; N
- * columns, whole vectors. kr is a constant. */
-FL_INLINE void FN(outer_row)(const int kr, ptrdiff_t N, const REAL *d, ptrdiff_t d_row,
-                             const REAL *restrict p, ptrdiff_t p_row, int first, REAL *restrict c) {
-    V factors[TILE_ROWS];
-    FL_UNROLL for (int k = 0; k < kr; k++) factors[k] = V_SET1(d[k * d_row]);
-    FL_UNROLL_K for (ptrdiff_t n = 0; n < N; n += VL) {
-        V sum = first ? V_SET1((REAL)0) : V_LOAD(c + n);
-        FL_UNROLL for (int k = 0; k < kr; k++) {
-            sum = V_FMA(factors[k], V_LOAD(p + k * p_row + n), sum);
-        }
-        V_STORE(c + n, sum);
     }
 }
 
@@ -380,9 +364,9 @@ static void FN(outer_product)(ptrdiff_t H, ptrdiff_t K, ptrdiff_t N, ptrdiff_t u
             for (ptrdiff_t i = 0; i < tiles; i++) {
                 const ptrdiff_t k = FN(tile_start)(K, tiles, i);
                 const ptrdiff_t k_end = FN(tile_start)(K, tiles, i + 1);
-#define BODY(kr, nv)                                                                               \
-    FN(outer_row)(kr, N, d_unit + k * d_row, d_row, p + k * p_row, p_row, i == 0,                  \
-                  c + (g * H + unit) * N);
+#define BODY(kn, nv)                                                                               \
+    FN(add_rows)(1, kn, N, d_unit + k * d_row, 0, d_row, p + k * p_row, p_row, i == 0,             \
+                 c + (g * H + unit) * N, 0);
                 FL_ROWS(BODY, k_end - k, 1)
 #undef BODY
             }

@@ -30,6 +30,11 @@ cdef int describe(
     Job *job, fl_lstm *q, Weights weights, Py_ssize_t T, Py_ssize_t B, Py_ssize_t I
 ) except -1
 cdef int cut_time(Job *job, bint save) except -1
+cdef inline Py_ssize_t groups_of_panels(const fl_lstm *q) noexcept nogil:
+    """Groups of four panels, whose step backward is one tile."""
+    return (q.U + 3) // 4
+
+
 cdef int units_team_size(const fl_lstm *q) noexcept nogil
 cdef long long slack_ns(const Job *job, int n) noexcept nogil
 cdef int team_size(Job *job) noexcept

@@ -109,10 +109,9 @@ cdef inline double flop_of_step(const fl_lstm *q) noexcept nogil:
 
 cdef int units_team_size(const fl_lstm *q) noexcept nogil:
     """How many threads share the units of a step: one, where a projection needs all of them."""
-    cdef Py_ssize_t groups = (q.U + 3) // 4
     if q.w_proj != NULL:
         return 1
-    return max(1, min(threads, groups, <Py_ssize_t>(flop_of_step(q) / UNITS_FLOP)))
+    return max(1, min(threads, groups_of_panels(q), <Py_ssize_t>(flop_of_step(q) / UNITS_FLOP)))
 
 
 cdef long long slack_ns(const Job *job, int n) noexcept nogil:
@@ -127,7 +126,7 @@ cdef inline bint shares_rows(const fl_lstm *q, bint is_f64) noexcept nogil:
         return False
     if q.B >= ROWS_FOR_LARGE * threads or q.w_proj != NULL:
         return True
-    return weights < LARGE_BYTES or (q.U + 3) // 4 < threads
+    return weights < LARGE_BYTES or groups_of_panels(q) < threads
 
 
 cdef int team_size(Job *job) noexcept:

@@ -13,7 +13,7 @@ from ._csrc cimport (
     fl_flush_denormals, fl_lstm, fl_mark, fl_now_ns, fl_raise_flag,
     fl_restore_denormals, fl_team_barrier,
 )
-from ._job cimport Job, slack_ns
+from ._job cimport Job, groups_of_panels, slack_ns
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals()  # without Cython's check: Job.interrupted keeps the answer
@@ -30,7 +30,7 @@ cdef struct Share:  # what one thread does of a step
 
 cdef inline Share share_of(const Job *job, int thread, int n) noexcept nogil:
     cdef const fl_lstm *q = job.q
-    cdef Py_ssize_t V = (q.U + 3) // 4  # groups of four panels
+    cdef Py_ssize_t V = groups_of_panels(q)
     if job.by_units:
         return Share(0, q.B, q.U * thread // n, q.U * (thread + 1) // n,
                      V * thread // n, V * (thread + 1) // n)

@@ -22,28 +22,37 @@ cdef contiguous(a):
     return a if a is None or view_of(a).contiguous else np.ascontiguousarray(a)
 
 
-cdef empty(tuple shape, dtype):
-    """``np.empty``, up to three dimensions, in a third of the time."""
-    cdef npy_intp sizes[3]
+cdef enum: MOST_DIMENSIONS = 64  # NumPy's own limit
+
+
+cdef int put_sizes(tuple shape, npy_intp *sizes) except -1:
+    """Write the shape to sizes (MOST_DIMENSIONS); returns how many dimensions it has."""
     cdef int k, n = len(shape)
+    if n > MOST_DIMENSIONS:
+        raise ValueError(f"an array has at most {MOST_DIMENSIONS} dimensions, got {n}")
     for k in range(n):
         sizes[k] = shape[k]
+    return n
+
+
+cdef empty(tuple shape, dtype):
+    """``np.empty`` in a third of the time."""
+    cdef npy_intp sizes[MOST_DIMENSIONS]
+    cdef int n = put_sizes(shape, sizes)
     return PyArray_EMPTY(n, sizes, dtype.num, 0)
 
 
 cdef ndarray over(ndarray base, void *start, tuple shape, int type):
-    """A new array over the memory of another, which it keeps alive; up to five dimensions."""
-    cdef npy_intp sizes[5]
-    cdef int k, n = len(shape)
-    for k in range(n):
-        sizes[k] = shape[k]
+    """A new array over the memory of another, which it keeps alive."""
+    cdef npy_intp sizes[MOST_DIMENSIONS]
+    cdef int n = put_sizes(shape, sizes)
     cdef ndarray a = PyArray_SimpleNewFromData(n, sizes, type, start)
     set_array_base(a, base)
     return a
 
 
 def aligned(tuple shape, dtype, bint zeros=False):
-    """A new array of float32 or float64 that starts on a cache line; up to five dimensions."""
+    """A new array of float32 or float64 that starts on a cache line."""
     cdef npy_intp size = dtype.itemsize, n
     for n in shape:
         size *= n

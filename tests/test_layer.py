@@ -176,6 +176,12 @@ def test_parameters_are_views_as_writeable_and_aligned_as_their_buffer(offset, w
         assert np.shares_memory(part, flat)
 
 
+def test_parameters_may_have_as_many_dimensions_as_numpy_has():
+    assert Parameters({"w": (1,) * 64}, "float32")["w"].shape == (1,) * 64
+    with pytest.raises(ValueError, match="at most 64 dimensions, got 65"):
+        Parameters({"w": (1,) * 65}, "float32")
+
+
 def test_parameters_of_another_dtype_are_refused():
     with pytest.raises(TypeError, match="dtype must be float32 or float64, got 'float16'"):
         Parameters({"w": (2, 3)}, "float16")
