@@ -5,12 +5,12 @@ from .engine import Call, Engine, streamed
 
 
 class FastLSTM(Engine):
-    """Ours: `lstm(x)` with an ordinary layer, whose weights may change between calls."""
+    """Ours: `lstm(x)` with an ordinary layer."""
 
     name = label = package = "fastlstm"
     dtypes = ("float32", "float64")
     whats = ("forward", "training", "step")
-    frozen = False
+    shared = False
 
     def version(self):
         try:
@@ -34,8 +34,8 @@ class FastLSTM(Engine):
             case.I, case.H, case.num_layers, bidirectional=case.bidirectional, dtype=problem.dtype
         )
         lstm.load_state_dict(problem.torch_state)
-        if self.frozen:
-            lstm.freeze()
+        if self.shared:
+            lstm.parameters()
         return lstm
 
     def forward(self, problem, threads):
@@ -66,9 +66,9 @@ class FastLSTM(Engine):
         return {"stream().step": Call(lambda: step(x_t), streamed(step, stream.reset, problem.x))}
 
 
-class FrozenFastLSTM(FastLSTM):
-    """Ours after `lstm.freeze()`: the packed weights are kept without a look at the originals."""
+class SharedFastLSTM(FastLSTM):
+    """Ours after `lstm.parameters()`: others may write to the weights, so calls compare them."""
 
-    name = label = "fastlstm-frozen"
+    name = label = "fastlstm-shared"
     whats = ("forward",)
-    frozen = True
+    shared = True

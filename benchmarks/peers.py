@@ -11,7 +11,7 @@ import numpy as np
 
 from .engine import Call, Engine, streamed
 from .numpy_loop import NumpyLSTM
-from .ours import FastLSTM, FrozenFastLSTM
+from .ours import FastLSTM, SharedFastLSTM
 
 
 class NumPy(Engine):
@@ -370,7 +370,7 @@ class OpenVINO(Engine):
 #: In the order of the tables. The "peers" of a ratio are those of `PEERS`.
 ENGINES = {
     engine.name: engine
-    for engine in (FastLSTM(), FrozenFastLSTM(), PyTorch(), OnnxRuntime(), OpenVINO(), NumPy())
+    for engine in (FastLSTM(), SharedFastLSTM(), PyTorch(), OnnxRuntime(), OpenVINO(), NumPy())
 }
 OURS = "fastlstm"
 PEERS = ("pytorch", "onnxruntime", "openvino")

@@ -13,7 +13,6 @@ WHAT_TITLES = {
     "training": "Forward + backward, all gradients",
     "step": "One step of a stream, state kept",
 }
-_FROZEN = "fastlstm-frozen"
 
 
 def quantity(value):

@@ -106,8 +106,8 @@ cdef class Weights:
     """The weights of a call: as they are for the BLAS step, packed for the SIMD step.
 
     Packed once and kept as long as the caller's weights hold the same numbers: `matches` compares
-    them with a copy, which costs 1/T of the product with them. For a single step of few rows that
-    would be most of the time: it runs on the weights as they are, ``pack=False``.
+    them with a ``copy``, which costs 1/T of the product with them. For a single step of few rows
+    that would be most of the time: it runs on the weights as they are, ``pack=False``.
     """
 
     def __cinit__(self, dict arrays, spec, bint copy, bint pack=True):
@@ -258,7 +258,7 @@ cdef class KeptWeights:
     ----------
     spec : Spec
     frozen : bool
-        The weights never change: they are packed once and not compared again.
+        The weights never change: they are packed once, not copied and not compared again.
     """
 
     def __init__(self, spec, bint frozen=False):
@@ -277,7 +277,7 @@ cdef class KeptWeights:
         if weights is not None and Py_REFCNT(weights) == 1 and weights.fits(arrays):
             weights.take(arrays, True, True)
         else:
-            weights = Weights(arrays, self.spec, simd_for(self.spec) != NULL)
+            weights = Weights(arrays, self.spec, not self.frozen and simd_for(self.spec) != NULL)
         self.packed = weights
         return weights
 

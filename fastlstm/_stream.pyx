@@ -128,7 +128,7 @@ cdef class Stream:
         self.dtype, self.L = lstm.dtype, lstm.num_layers
         self.item = lstm.dtype.itemsize
         self.layers = <Layer *>allocate(self.L * sizeof(Layer), True, "the layers of a stream")
-        self.prepare([Weights(arrays, lstm.spec, True) for arrays in lstm.cell_weights()])
+        self.prepare([Weights(arrays, lstm.spec, True) for arrays in lstm._weights()])
         self.widths = lstm.state_widths
         self.check_state, self.initial = lstm.check_state, lstm.initial_state(batch_size)
         if lstm.learn_state:

@@ -67,7 +67,8 @@ class LSTM(Recurrent):
     Attributes
     ----------
     flat : ndarray (n,)
-        All parameters in one contiguous buffer.
+        All parameters in one contiguous buffer. Whoever has it, or a view of it by `parameters`,
+        may write to it: calls then look for changes, until `freeze`.
 
     Raises
     ------

@@ -5,6 +5,7 @@
 """
 
 from copy import deepcopy
+from threading import Lock
 from typing import ClassVar
 
 import numpy as np
@@ -65,7 +66,8 @@ class LayerValue(Module):
         super().__init__(self._shapes(), dtype)
         self._rng = np.random.default_rng(seed)
         self._initialise()
-        self._use(self._parameters)
+        self._guard = Lock()  # of _unseen
+        self._use(self._parameters, unseen=True)
 
     @property
     def output_size(self):
@@ -95,10 +97,10 @@ class LayerValue(Module):
             if kind == "bias" and self._sums_biases:  # the sum of PyTorch's two
                 value += self._rng.uniform(-bound, bound, value.shape)
 
-    def _use(self, parameters):
-        """Let the layer live in these parameters."""
+    def _use(self, parameters, unseen=False):
+        """Let the layer live in these parameters, of whose memory nobody else knows if unseen."""
         self._parameters = parameters
-        frozen = not parameters.flat.flags.writeable
+        frozen = unseen or not parameters.flat.flags.writeable
         # of each cell: the arguments of its function that it has, and their names here
         self._names = [
             [(argument, name + suffix) for argument, name in self._arguments.items()
@@ -110,6 +112,7 @@ class LayerValue(Module):
         D, none = len(self._directions), dict.fromkeys(self._arguments)
         cells = [(self._direction(frozen), none | w) for w in self._by_argument(parameters)]
         self._cells = [cells[k : k + D] for k in range(0, len(cells), D)]
+        self._unseen = unseen
 
     def _by_argument(self, parameters):
         """The arrays that each cell has, by the names of its function."""
@@ -117,8 +120,30 @@ class LayerValue(Module):
 
     # -- parameters --------------------------------------------------------------------------
 
+    def _give_out(self):
+        """Before others get at the memory of the parameters: they may write to it at any time.
+
+        Until then nobody can, and a call need not compare them with those it has packed.
+        """
+        with self._guard:
+            if self._unseen:
+                self._use(self._parameters)
+
+    @property
+    def flat(self):
+        """All parameters as one contiguous 1-D buffer. Calls compare from now on: `parameters`."""
+        self._give_out()
+        return self._parameters.flat
+
+    @flat.setter
+    def flat(self, value):
+        Module.flat.fset(self, value)
+
     def parameters(self):
         """The parameters by name, as views into `flat`.
+
+        From now on each call compares the weights with those that it has packed, since whoever has
+        a view may write to it: 1/T of the work, until `freeze`.
 
         Returns
         -------
@@ -136,12 +161,14 @@ class LayerValue(Module):
     def freeze(self):
         """Make the parameters read-only; views that were taken before are cut off.
 
+        Calls need not look for changes, as before anybody had seen the parameters.
+
         Returns
         -------
         Recurrent
             The layer itself.
         """
-        flat = self.flat.copy()
+        flat = self._parameters.flat.copy()
         flat.flags.writeable = False
         self._use(Parameters(self._parameters.shapes, self.dtype, flat))
         return self
@@ -193,11 +220,18 @@ class LayerValue(Module):
             raise ValueError(
                 f"state_dict has {', '.join(values)}, which this layer does not have: {self!r}"
             )
-        for name, value in loaded.items():
-            self._parameters[name][...] = value
+        with self._guard:
+            for name, value in loaded.items():
+                self._parameters[name][...] = value
+            self._use(self._parameters, self._unseen)
 
     def cell_weights(self):
         """The weights of each layer and direction by the names of their function; views."""
+        self._give_out()
+        return self._weights()
+
+    def _weights(self):
+        """As `cell_weights`, to be read at once."""
         return [weights for cells in self._cells for _, weights in cells]
 
     # -- the arguments -------------------------------------------------------------------------
@@ -234,7 +268,7 @@ class LayerValue(Module):
 
     def __setstate__(self, state):
         self.__init__(**self._arguments_of(state["arguments"]))
-        self.flat[...] = state["flat"]
+        self._parameters.flat[...] = state["flat"]
         self._rng = deepcopy(state["rng"])  # two layers on one generator would disturb each other
         if state["frozen"]:
             self.freeze()

@@ -36,8 +36,8 @@ class Recurrent(LayerValue):
 
     _tape = LayerTape
 
-    def _use(self, parameters):
-        super()._use(parameters)
+    def _use(self, parameters, unseen=False):
+        super()._use(parameters, unseen)
         # the initial states of each cell where they are zeros
         self._zeros = [(None,) * len(self._states)] * len(self._suffixes)
 
@@ -104,6 +104,8 @@ class Recurrent(LayerValue):
         return self._run(x, state, lengths, mask, reset, rng, True, checkpoint)
 
     def _run(self, x, state, lengths, mask, reset, rng, save, checkpoint=False):
+        if save and self._unseen:  # the tape refers to the weights
+            self._give_out()
         x = checks.array("x", x)
         batched = x.ndim == 3
         x = self._as_batch(x, lengths)

@@ -37,7 +37,7 @@ class LayerStream:
         self.input_size, self.output_size = layer.input_size, layer.output_size
         changes = {"batch_first": False, "backend": layer.backend}
         self._layer = type(layer).from_config({**layer.config, **changes})
-        self._layer.flat[...] = layer.flat
+        self._layer.load_state_dict(layer.state_dict())
         self._layer.freeze()
         self.reset()
 

@@ -3,6 +3,7 @@
 
 import copy
 import json
+import operator
 import pickle
 from dataclasses import replace
 
@@ -101,6 +102,86 @@ def test_layer_sees_a_change_of_one_number_among_many(threads, n):
         np.testing.assert_array_equal(y, y_fresh)
         np.testing.assert_array_equal(lstm.backward(tape, y)[0], fresh.backward(tape_fresh, y)[0])
         last = y
+
+
+# How others get at the memory of a layer's parameters: each returns what writes there
+WAYS = {
+    "flat": lambda lstm, x: writer(lstm.flat),
+    "flat +=": lambda lstm, x: lambda: setattr(lstm, "flat", operator.iadd(lstm.flat, 1)),
+    "parameters": lambda lstm, x: writer(*lstm.parameters().values()),
+    "cell_weights": lambda lstm, x: writer(*(w["w_ih"] for w in lstm.cell_weights())),
+    "flat, loaded": lambda lstm, x: writer(loaded(lstm, lstm.flat)),
+    "bind": lambda lstm, x: writer(bound(lstm)),
+    "Sequential": lambda lstm, x: writer(fl.Sequential([lstm]).flat),
+    "tape": lambda lstm, x: writer(lstm.forward(x)[2].tapes[0][0].inputs.w_ih),
+    "pickle": lambda lstm, x: writer(*out_of_band(lstm)),
+    "load_state_dict": lambda lstm, x: (
+        lambda: lstm.load_state_dict({name: a + 1 for name, a in lstm.state_dict().items()})
+    ),
+}
+
+
+def writer(*arrays):
+    """What adds 1 to all of these."""
+
+    def write():
+        for a in arrays:
+            a += 1
+
+    return write
+
+
+def loaded(lstm, flat):
+    """``flat``, after the layer was given the numbers that it had."""
+    lstm.load_state_dict(lstm.state_dict())
+    return flat
+
+
+def bound(lstm):
+    """The buffer to which the layer was bound."""
+    flat = np.zeros_like(lstm.flat)
+    lstm.bind(flat)
+    return flat
+
+
+def out_of_band(lstm):
+    """The buffers that pickle gives to whoever asks for them."""
+    buffers = []
+    pickle.dumps(lstm, protocol=5, buffer_callback=buffers.append)
+    return [np.frombuffer(buffer, lstm.dtype) for buffer in buffers]
+
+
+@pytest.mark.parametrize("T", [1, 4])
+@pytest.mark.parametrize("way", WAYS)
+def test_layer_compares_once_others_can_write(make_layer, dtype, way, T):
+    """Before that it trusts what it has packed."""
+    lstm = make_layer(5, 17, num_layers=2, dtype=dtype, seed=0)
+    x = np.random.default_rng(1).standard_normal((T, 3, 5)).astype(dtype)
+    last = lstm(x)[0]
+    write = WAYS[way](lstm, x)
+    np.testing.assert_array_equal(lstm(x)[0], last)
+    for _ in range(2):
+        write()
+        y = lstm(x)[0]
+        other = make_layer(5, 17, num_layers=2, dtype=dtype)
+        other.load_state_dict(lstm.state_dict())
+        assert (y != last).any(), f"written to by way of {way}, the result is the old one"
+        np.testing.assert_array_equal(y, other(x)[0])
+        last = y
+
+
+def test_layer_keeps_its_memory_to_itself(make_layer, tmp_path):
+    """What only reads the parameters does not let others write to them."""
+    lstm = make_layer(5, 17, seed=0)
+    lstm.load_state_dict(make_layer(5, 17, seed=1).state_dict())
+    lstm.stream().step(np.zeros(5, np.float32))
+    fl.save(tmp_path / "lstm.safetensors", lstm)
+    again = fl.load(tmp_path / "lstm.safetensors")
+    copied = copy.copy(again)
+    assert lstm._unseen
+    assert copied._unseen
+    assert fl.load(tmp_path / "lstm.safetensors")._unseen
+    assert not fl.load(tmp_path / "lstm.safetensors").freeze()._unseen
 
 
 @pytest.mark.parametrize("stack", [replace(DEEP, lengths=None), Stack(I=5, H=19, P=3)], ids=str)

@@ -25,6 +25,24 @@ MUTANTS = {
         "dx = dx_d",
         LAYER,
     ),
+    "layer: what was given out is not compared": (
+        "fastlstm/layer_value.py",
+        "                self._use(self._parameters)\n",
+        "                self._unseen = False\n",
+        LAYER,
+    ),
+    "layer: loading hides what was given out": (
+        "fastlstm/layer_value.py",
+        "self._use(self._parameters, self._unseen)",
+        "self._use(self._parameters, True)",
+        LAYER,
+    ),
+    "layer: a tape does not give the weights out": (
+        "fastlstm/recurrent.py",
+        "if save and self._unseen:",
+        "if save and not self._unseen:",
+        LAYER,
+    ),
     "layer: directions change places": (
         "fastlstm/_stack.pyx",
         "y_d = y if D == 1 else y[:, :, d * P:(d + 1) * P]",
