@@ -27,7 +27,7 @@ cdef struct Job:  # one call, shared by the team
 
 
 cdef int describe(
-    Job *job, fl_lstm *q, Weights weights, Py_ssize_t T, Py_ssize_t B, Py_ssize_t I
+    Job *job, fl_lstm *q, Weights weights, Py_ssize_t T, Py_ssize_t B
 ) except -1
 cdef int cut_time(Job *job, bint save) except -1
 cdef inline Py_ssize_t groups_of_panels(const fl_lstm *q) noexcept nogil:

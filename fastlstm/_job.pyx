@@ -4,11 +4,9 @@
 from libc.stdint cimport uintptr_t
 from libc.string cimport memset
 
-from ._arrays cimport address
 from ._csrc cimport fl_flush_denormals, fl_now_ns, fl_restore_denormals
-from ._kernels cimport squash, threads
+from ._kernels cimport threads
 from ._loops cimport PyThread_get_thread_ident
-from ._variants cimport describe_variant, name_peepholes
 
 # Gates in one chunk of the projection: the BLAS step wants few large products, 1 MiB of float32;
 # the SIMD step wants its chunk to stay in L2 beside the weights.
@@ -45,39 +43,19 @@ cdef void *blas_gemm(bint is_f64) except NULL:
 
 
 cdef int describe(
-    Job *job, fl_lstm *q, Weights weights, Py_ssize_t T, Py_ssize_t B, Py_ssize_t I
+    Job *job, fl_lstm *q, Weights weights, Py_ssize_t T, Py_ssize_t B
 ) except -1:
     """The sizes, the weights, and which step does the work; the rest 0."""
-    memset(q, 0, sizeof(fl_lstm))
+    q[0] = weights.q
+    q.T, q.B = T, B
     memset(job, 0, sizeof(Job))
-    w = weights.arrays
-    q.T, q.B, q.I, q.P = T, B, I, w["w_hh"].shape[1]
-    q.H = w["w_hh"].shape[0] // 4
-    q.w_ih, q.w_hh = address(w["w_ih"]), address(w["w_hh"])
-    q.b, q.w_proj = address(w.get("b")), address(w.get("w_proj"))
-    job.q, job.simd, job.is_f64 = q, weights.simd, weights.is_f64
-    q.w_peephole = address(w.get("w_peephole"))
-    if weights.spec.changed:
-        name_peepholes(q, weights.spec)
-    job.variant.sigmoid, job.variant.tanh = squash(job.is_f64, False), squash(job.is_f64, True)
-    describe_variant(&job.variant, weights.spec, w)
+    job.q, job.simd, job.is_f64, job.variant = q, weights.simd, weights.is_f64, weights.variant
+    if job.simd == NULL:
+        q.gemm = blas_gemm(job.is_f64)
     job.caller, job.looked = PyThread_get_thread_ident(), fl_now_ns()
     job.denormals = fl_flush_denormals()
     fl_restore_denormals(job.denormals)
     job.stop_after = job.alone_after = NEVER
-    if job.simd == NULL:
-        q.U, q.L, q.h_row = 1, q.H, q.P
-        q.gemm = blas_gemm(job.is_f64)
-    else:
-        q.L = weights.L
-        q.U = (q.H + q.L - 1) // q.L
-        q.h_row = (q.P + q.L - 1) // q.L * q.L
-        q.panels = address(weights.panels)
-        q.b_panel = address(weights.b_panel)
-        q.x_columns, q.h_columns = address(weights.x_columns), address(weights.h_columns)
-        q.m_panels, q.m_columns = address(weights.m_panels), address(weights.m_columns)
-        q.peephole_panel = address(weights.peephole_panel)
-        q.variant = q.w_proj != NULL or q.peepholes or q.coupled or q.cell_clip > 0
     return 0
 
 

@@ -9,5 +9,5 @@ cdef class Scratch:
 
 
 cdef contiguous(a)
-cdef empty(tuple shape, dtype)
+cdef empty(tuple shape, dtype, bint zeros=*)
 cdef void *allocate(Py_ssize_t size, bint zeros, what) except NULL

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What the engine and `_stream` use of `_packed`."""
 
-from ._csrc cimport fl_kernels
+from ._csrc cimport fl_kernels, fl_lstm
+from ._variants cimport Variant
 
 
 cdef struct Packing:
@@ -26,10 +27,13 @@ cdef class Weights:
     cdef object panels, b_panel, x_columns, h_columns
     cdef object peephole_panel, m_panels, m_columns  # None without peepholes, a projection
     cdef object spare  # memory for the columns, or None
+    cdef fl_lstm q       # what a call starts from: where all this is, the rest 0
+    cdef Variant variant
     cdef int take(self, dict arrays, bint copy, bint pack) except -1
     cdef Packing packing(self, dict given) except *
     cdef int pack(self, dict given) except -1
     cdef int pack_peepholes(self) except -1
+    cdef int describe(self) except -1
     cdef int pack_transposed(self) except -1
     cdef int prepare_backward(self, Py_ssize_t rows, bint add) except -1
     cdef bint fits(self, dict arrays) except -1
@@ -40,8 +44,8 @@ cdef class KeptWeights:
     cdef object spec
     cdef bint frozen
     cdef Weights packed, unpacked
-    cdef Weights get(self, dict arrays, dict masks, Py_ssize_t T, Py_ssize_t B, bint save)
-    cdef Weights as_they_are(self, dict arrays, bint save)
+    cdef Weights get(self, dict arrays, dict masks, Py_ssize_t T, Py_ssize_t B)
+    cdef Weights as_they_are(self, dict arrays)
 
 
 cdef Weights weights_once(dict arrays, dict masks, spec, Py_ssize_t T, Py_ssize_t B)

@@ -11,8 +11,9 @@ from ._variants import NOT_IN_STEP
 
 from ._arrays cimport address, view_of
 from ._csrc cimport fl_flag_is_up, fl_raise_flag, fl_team_share, fl_work
-from ._kernels cimport kernels, threads
+from ._kernels cimport kernels, squash, threads
 from ._memory cimport contiguous
+from ._variants cimport describe_variant, name_peepholes
 
 # The fields of Spec that the SIMD steps serve
 SIMD_FIELDS = NOT_IN_STEP | {"peepholes", "coupled", "cell_clip"}
@@ -132,7 +133,7 @@ cdef class Weights:
             self.pack_peepholes()
             if pack:
                 self.pack(given)
-        return 0
+        return self.describe()
 
     cdef int pack_peepholes(self) except -1:
         """The panel that the steps read both ways."""
@@ -144,6 +145,32 @@ cdef class Weights:
             self.simd.pack_peepholes[self.is_f64](H, address(w_peephole),
                                                   address(self.peephole_panel))
         return 0
+
+    cdef int describe(self) except -1:
+        """What a call needs to know of them, once for all calls."""
+        cdef fl_lstm *q = &self.q
+        cdef Variant *variant = &self.variant
+        w = self.arrays
+        w_ih, w_hh = w["w_ih"], w["w_hh"]
+        memset(q, 0, sizeof(fl_lstm))
+        q.H, q.I, q.P = w_hh.shape[0] // 4, w_ih.shape[1], w_hh.shape[1]
+        q.w_ih, q.w_hh = address(w_ih), address(w_hh)
+        q.b, q.w_proj = address(w.get("b")), address(w.get("w_proj"))
+        q.w_peephole = address(w.get("w_peephole"))
+        if self.spec.changed:
+            name_peepholes(q, self.spec)
+        if self.simd == NULL:
+            q.U, q.L, q.h_row = 1, q.H, q.P
+        else:
+            q.L = self.L
+            q.U = (q.H + q.L - 1) // q.L
+            q.h_row = (q.P + q.L - 1) // q.L * q.L
+            q.panels, q.b_panel = address(self.panels), address(self.b_panel)
+            q.m_panels, q.peephole_panel = address(self.m_panels), address(self.peephole_panel)
+            q.variant = q.w_proj != NULL or q.peepholes or q.coupled or q.cell_clip > 0
+        memset(variant, 0, sizeof(Variant))
+        variant.sigmoid, variant.tanh = squash(self.is_f64, False), squash(self.is_f64, True)
+        return describe_variant(variant, self.spec, w)
 
     cdef Packing packing(self, dict given) except *:
         """These weights, and where their copies go."""
@@ -202,15 +229,18 @@ cdef class Weights:
                                                            address(m_columns))
         if self.h_columns is None:  # else another thread may be reading those that are there
             self.x_columns, self.h_columns, self.m_columns = memory
+            self.q.x_columns, self.q.h_columns = job.x_columns, job.h_columns
+            self.q.m_columns = address(m_columns)
         return 0
 
     cdef int prepare_backward(self, Py_ssize_t rows, bint add) except -1:
         """Pack the columns, unless the steps of so few rows can do without: whole vectors, no
         projection, no sums that go on."""
-        cdef Py_ssize_t I = self.arrays["w_ih"].shape[1], P = self.arrays["w_hh"].shape[1]
+        cdef const fl_lstm *q = &self.q
+        cdef bint whole
         if self.simd == NULL:
             return 0
-        whole = I % self.L == 0 == P % self.L and self.arrays.get("w_proj") is None
+        whole = q.I % q.L == 0 and q.P % q.L == 0 and q.w_proj == NULL
         if add or not whole or rows > UNPACKED_ROWS:
             self.pack_transposed()
         return 0
@@ -264,13 +294,13 @@ cdef class KeptWeights:
     def __init__(self, spec, bint frozen=False):
         self.spec, self.frozen = spec, frozen
 
-    cdef Weights get(self, dict arrays, dict masks, Py_ssize_t T, Py_ssize_t B, bint save):
+    cdef Weights get(self, dict arrays, dict masks, Py_ssize_t T, Py_ssize_t B):
         """The weights of a call, packed now or before, or for a single step not at all."""
         cdef Weights weights = self.packed  # a local: another thread may replace it
         if "weight_drop" in masks:
             return Weights(dropped(arrays, masks), self.spec, False)
         if not self.frozen and runs_unpacked(arrays, T, B):
-            return self.as_they_are(arrays, save)
+            return self.as_they_are(arrays)
         if weights is not None and (self.frozen or weights.matches(arrays)):
             return weights
         self.packed = None  # another thread, or a tape, that has it keeps it
@@ -281,20 +311,18 @@ cdef class KeptWeights:
         self.packed = weights
         return weights
 
-    cdef Weights as_they_are(self, dict arrays, bint save):
+    cdef Weights as_they_are(self, dict arrays):
         """For a single step. Those of the last one serve again where the arrays are the same: they
-        hold no numbers, but for peepholes, and the columns that a backward pass will pack."""
+        hold no numbers, but for peepholes, and the columns that a backward pass may have packed."""
         cdef Weights weights = self.unpacked
-        keeps = not save and arrays.get("w_peephole") is None
-        if keeps and weights is not None and weights.simd == simd_for(self.spec):
+        if (weights is not None and weights.h_columns is None and weights.peephole_panel is None
+                and weights.simd == simd_for(self.spec)):
             for name, w in arrays.items():
                 if weights.arrays.get(name) is not w:
                     break
             else:
                 return weights
-        weights = Weights(arrays, self.spec, False, False)
-        if keeps:
-            self.unpacked = weights
+        self.unpacked = weights = Weights(arrays, self.spec, False, False)
         return weights
 
 

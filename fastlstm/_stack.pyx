@@ -14,7 +14,7 @@ import numpy as np
 
 from ._memory cimport empty
 
-__all__ = ["by_cell", "new_states", "stack_backward", "stack_forward"]
+__all__ = ["by_argument", "by_cell", "new_states", "stack_backward", "stack_forward"]
 
 
 def new_states(list widths, Py_ssize_t D, Py_ssize_t B, dtype):
@@ -49,6 +49,29 @@ def new_states(list widths, Py_ssize_t D, Py_ssize_t B, dtype):
             return tuple([tuple([empty((D, B, n), dtype) for n in state])
                           for state in zip(*widths)])
     return tuple([empty((rows, B, n), dtype) for n in first])
+
+
+def by_argument(parameters, list names):
+    """The arrays that each cell has, by the names of its function.
+
+    Parameters
+    ----------
+    parameters : dict of str to ndarray
+    names : list of lists of pairs (argument, name)
+        Of each cell: how its function calls an array, and how ``parameters`` does.
+
+    Examples
+    --------
+    >>> by_argument({"weight_ih_l0": 1, "weight_ih_l1": 2}, [[("w_ih", "weight_ih_l1")]])
+    [{'w_ih': 2}]
+    """
+    cdef list cell, cells = []
+    for cell in names:
+        arrays = {}
+        for argument, name in cell:
+            arrays[argument] = parameters[name]
+        cells.append(arrays)
+    return cells
 
 
 def by_cell(states):

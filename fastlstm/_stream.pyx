@@ -137,7 +137,6 @@ cdef class Stream:
     cdef int prepare(self, list weights) except -1:
         """Describe every layer's step, and give all of them their memory."""
         cdef Py_ssize_t k, item = self.item, B = self.batch_size, size, row = 0
-        cdef Py_ssize_t input_size = self.input_size
         cdef fl_lstm *q
         cdef char *at
         cdef double flop = 0
@@ -145,7 +144,7 @@ cdef class Stream:
         self.active = B
         for k in range(self.L):
             q = &self.layers[k].q
-            describe(&self.layers[k].job, q, weights[k], 1, B, input_size)
+            describe(&self.layers[k].job, q, weights[k], 1, B)
             self.variants.append(
                 variant_memory(weights[k].spec, (1, B, q.H), q.P, False, self.dtype, {}, None))
             use_memory(&self.layers[k].job.variant, self.variants[k], 1)
@@ -154,7 +153,6 @@ cdef class Stream:
             q.y_t = q.y_b = q.P
             row += 2 * q.h_row + 7 * q.U * q.L + q.P
             flop += 8.0 * B * q.H * (q.I + q.P)
-            input_size = q.P
         if B > (LARGEST // item - 64 * self.L) // row:
             raise MemoryError(f"cannot allocate batch_size = {B} times {row * item} bytes")
         size = (B * row + 64 * self.L) * item

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from . import checks
+from ._stack import by_argument
 from .heads import Module
 from .parameters import Parameters
 
@@ -110,13 +111,9 @@ class LayerValue(Module):
         # _cells[layer][direction]: what runs it, its weights by the names of its function, None
         # where it has none
         D, none = len(self._directions), dict.fromkeys(self._arguments)
-        cells = [(self._direction(frozen), none | w) for w in self._by_argument(parameters)]
+        cells = [(self._direction(frozen), none | w) for w in by_argument(parameters, self._names)]
         self._cells = [cells[k : k + D] for k in range(0, len(cells), D)]
         self._unseen = unseen
-
-    def _by_argument(self, parameters):
-        """The arrays that each cell has, by the names of its function."""
-        return [{argument: parameters[name] for argument, name in cell} for cell in self._names]
 
     # -- parameters --------------------------------------------------------------------------
 

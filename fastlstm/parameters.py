@@ -4,7 +4,7 @@
 from math import prod
 
 from . import checks
-from ._memory import aligned, part
+from ._memory import aligned, lay_out
 
 __all__ = ["Parameters"]
 
@@ -58,17 +58,13 @@ class Parameters(dict):
         for name, shape in shapes.items():
             self._layout.append((name, start, shape))
             start += prod(shape)
-        self._lay_out()
-
-    def _lay_out(self):
-        for name, start, shape in self._layout:
-            self[name] = part(self.flat, start, shape)
+        lay_out(self, self.flat, self._layout)
 
     def empty_like(self):
         """New arrays of the same names, shapes and dtype, in a buffer that is not initialised."""
         twin = type(self).__new__(type(self))
         twin.flat, twin._layout = aligned(self.flat.shape, self.flat.dtype), self._layout
-        twin._lay_out()
+        lay_out(twin, twin.flat, twin._layout)
         return twin
 
     def __reduce__(self):  # pickle, copy: the arrays of the copy are views of its own buffer

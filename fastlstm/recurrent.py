@@ -7,7 +7,7 @@ A subclass says what its cells are (see `LayerValue`); the loop around them is i
 import numpy as np
 
 from . import checks
-from ._stack import by_cell, new_states, stack_backward, stack_forward
+from ._stack import by_argument, by_cell, new_states, stack_backward, stack_forward
 from .layer_value import LayerValue
 from .masks import dropout_mask
 from .segments import Checkpointed, truncated_backward
@@ -181,17 +181,15 @@ class Recurrent(LayerValue):
             )
         x, B, dends = tape.tapes[0][0].inputs.x, tape.tapes[0][0].inputs.B, self._zeros
         if dy is not None:
-            dy = checks.array("dy", dy)
-            checks.shape("dy", dy, *self._y_shape(len(x), B, tape.batched))
-            checks.same_dtype(("x", x), dy=dy)
-            dy = self._as_steps(dy)
+            y_shape = self._y_shape(len(x), B, tape.batched)
+            dy = self._as_steps(checks.gradient("dy", dy, *y_shape, ("x", x)))
         if dstate is not None:
             dends = self._by_cell(
                 self.check_state("dstate", dstate, "d{}_n", B, ("x", x), tape.batched)
             )
         grads = self._parameters.empty_like()
-        by_argument = self._by_argument(grads)
-        given = tape.cells, tape.tapes, self.state_widths, tape.masks, dy, dends, by_argument
+        dw = by_argument(grads, self._names)
+        given = tape.cells, tape.tapes, self.state_widths, tape.masks, dy, dends, dw
         if k1 is None:
             dx, *dstarts = stack_backward(*given)
         else:

@@ -42,7 +42,7 @@ class Tape:
     """
 
     def __init__(self, inputs, h, c, gates, h_raw=None, order=None, x=None, weights=None,
-                 kept=None, steps=None, resets=None):  # fmt: skip
+                 kept=None, resets=None, steps=None):  # fmt: skip
         self.inputs = inputs  # checks.Inputs: the arguments of the forward pass
         self._h = h  # (T+1, B, >= H|P) in the row order of the engine
         self._c = c  # (T+1, B, >= H)
@@ -52,8 +52,8 @@ class Tape:
         self.x = x  # (T, B, I) in the engine's rows, contiguous, zeros beyond a row's length
         self.weights = weights  # the engine's weights of the forward pass
         self.kept = kept  # what only variants need backward; each implementation has its own form
-        self.steps = steps  # `sequences.Steps` where the engine left out those of a mask
         self.resets = resets  # the engine's: where rows were reset, and their cells before
+        self.steps = steps  # `sequences.Steps` where the engine left out those of a mask
         self._consumed = False
         self._name = "lstm_backward"  # what consumes it
 
