@@ -3,21 +3,16 @@
 
 import copy
 import json
-import operator
 import pickle
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from comparison import assert_identical
 from stacks import (
     DEEP,
     EDGE_STACKS,
     STACKS,
-    Stack,
     cell_weights,
     make_stack_problem,
-    run_layer,
     with_weights,
 )  # fmt: skip
 
@@ -67,152 +62,6 @@ def test_layer_uses_what_is_written_to_flat(make_layer, dtype):
         a -= 1
         assert a is not donor.parameters()[name]
     np.testing.assert_allclose(lstm(problem.x)[0], answer, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize("where", [0, -1], ids=["first", "last"])
-def test_layer_sees_a_change_of_one_number(make_layer, dtype, where):
-    """Whatever is kept of the weights between calls: no change may be missed."""
-    problem = make_stack_problem(replace(DEEP, H=17, P=0, lengths=None), dtype)
-    lstm = with_weights(make_layer, problem)
-    last = lstm(problem.x)[0]
-    for name, a in lstm.parameters().items():
-        a.flat[where] += 1
-        y = lstm(problem.x)[0]
-        assert (y != last).any(), f"{name} was changed, the result is the old one"
-        other = make_layer(**problem.stack.arguments(), dtype=dtype)
-        other.flat[:] = lstm.flat
-        np.testing.assert_array_equal(y, other(problem.x)[0])
-        last = y
-
-
-@pytest.mark.parametrize("n", [1, 2, 7])
-def test_layer_sees_a_change_of_one_number_among_many(threads, n):
-    """Weights of 4 MiB, which the team compares and packs: each share must see to its own."""
-    threads(n)
-    lstm = fl.LSTM(8, 512, seed=0)
-    x = np.random.default_rng(2).standard_normal((3, 3, 8), dtype=np.float32)
-    w_hh, last = lstm.parameters()["weight_hh_l0"], lstm(x)[0]
-    for where in (*np.linspace(0, w_hh.size - 1, 15).astype(int), w_hh.size // 2):
-        w_hh.flat[where] += 1
-        fresh = fl.LSTM(8, 512, seed=1)
-        fresh.flat[:] = lstm.flat
-        y, _, tape = lstm.forward(x)
-        y_fresh, _, tape_fresh = fresh.forward(x)
-        assert (y != last).any()
-        np.testing.assert_array_equal(y, y_fresh)
-        np.testing.assert_array_equal(lstm.backward(tape, y)[0], fresh.backward(tape_fresh, y)[0])
-        last = y
-
-
-# How others get at the memory of a layer's parameters: each returns what writes there
-WAYS = {
-    "flat": lambda lstm, x: writer(lstm.flat),
-    "flat +=": lambda lstm, x: lambda: setattr(lstm, "flat", operator.iadd(lstm.flat, 1)),
-    "parameters": lambda lstm, x: writer(*lstm.parameters().values()),
-    "cell_weights": lambda lstm, x: writer(*(w["w_ih"] for w in lstm.cell_weights())),
-    "flat, loaded": lambda lstm, x: writer(loaded(lstm, lstm.flat)),
-    "bind": lambda lstm, x: writer(bound(lstm)),
-    "Sequential": lambda lstm, x: writer(fl.Sequential([lstm]).flat),
-    "tape": lambda lstm, x: writer(lstm.forward(x)[2].tapes[0][0].inputs.w_ih),
-    "pickle": lambda lstm, x: writer(*out_of_band(lstm)),
-    "load_state_dict": lambda lstm, x: (
-        lambda: lstm.load_state_dict({name: a + 1 for name, a in lstm.state_dict().items()})
-    ),
-}
-
-
-def writer(*arrays):
-    """What adds 1 to all of these."""
-
-    def write():
-        for a in arrays:
-            a += 1
-
-    return write
-
-
-def loaded(lstm, flat):
-    """``flat``, after the layer was given the numbers that it had."""
-    lstm.load_state_dict(lstm.state_dict())
-    return flat
-
-
-def bound(lstm):
-    """The buffer to which the layer was bound."""
-    flat = np.zeros_like(lstm.flat)
-    lstm.bind(flat)
-    return flat
-
-
-def out_of_band(lstm):
-    """The buffers that pickle gives to whoever asks for them."""
-    buffers = []
-    pickle.dumps(lstm, protocol=5, buffer_callback=buffers.append)
-    return [np.frombuffer(buffer, lstm.dtype) for buffer in buffers]
-
-
-@pytest.mark.parametrize("T", [1, 4])
-@pytest.mark.parametrize("way", WAYS)
-def test_layer_compares_once_others_can_write(make_layer, dtype, way, T):
-    """Before that it trusts what it has packed."""
-    lstm = make_layer(5, 17, num_layers=2, dtype=dtype, seed=0)
-    x = np.random.default_rng(1).standard_normal((T, 3, 5)).astype(dtype)
-    last = lstm(x)[0]
-    write = WAYS[way](lstm, x)
-    np.testing.assert_array_equal(lstm(x)[0], last)
-    for _ in range(2):
-        write()
-        y = lstm(x)[0]
-        other = make_layer(5, 17, num_layers=2, dtype=dtype)
-        other.load_state_dict(lstm.state_dict())
-        assert (y != last).any(), f"written to by way of {way}, the result is the old one"
-        np.testing.assert_array_equal(y, other(x)[0])
-        last = y
-
-
-def test_layer_keeps_its_memory_to_itself(make_layer, tmp_path):
-    """What only reads the parameters does not let others write to them."""
-    lstm = make_layer(5, 17, seed=0)
-    lstm.load_state_dict(make_layer(5, 17, seed=1).state_dict())
-    lstm.stream().step(np.zeros(5, np.float32))
-    fl.save(tmp_path / "lstm.safetensors", lstm)
-    again = fl.load(tmp_path / "lstm.safetensors")
-    copied = copy.copy(again)
-    assert lstm._unseen
-    assert copied._unseen
-    assert fl.load(tmp_path / "lstm.safetensors")._unseen
-    assert not fl.load(tmp_path / "lstm.safetensors").freeze()._unseen
-
-
-@pytest.mark.parametrize("stack", [replace(DEEP, lengths=None), Stack(I=5, H=19, P=3)], ids=str)
-def test_layer_packs_again_for_every_pass(make_layer, dtype, stack):
-    """As training does: what is kept from the pass before is of other weights."""
-    problem = make_stack_problem(stack, dtype)
-    lstm, rng = with_weights(make_layer, problem), np.random.default_rng(3)
-    for _ in range(3):
-        lstm.flat[:] += rng.uniform(-0.1, 0.1, lstm.flat.size)
-        fresh = make_layer(**stack.arguments(), dtype=dtype)
-        fresh.flat[:] = lstm.flat
-        of_fresh, of_lstm = (m.backward(m.forward(problem.x)[2], problem.dy) for m in (fresh, lstm))
-        np.testing.assert_array_equal(of_lstm[0], of_fresh[0])
-        np.testing.assert_array_equal(of_lstm[2].flat, of_fresh[2].flat)
-
-
-def test_layer_backward_has_the_weights_of_its_forward(make_layer, dtype):
-    """Two layers of one shape, calls in between, also with other weights: what a tape needs must
-    not be mixed up."""
-    problem, other = (make_stack_problem(Stack(L=2, H=17), dtype, seed) for seed in (0, 1))
-    answer = run_layer(make_layer, problem)
-    one, two = with_weights(make_layer, problem), with_weights(make_layer, other)
-    *_, tape = one.forward(problem.x, problem.state)
-    two.backward(two.forward(other.x)[2], other.dy)
-    one(other.x)
-    weights = one.flat.copy()
-    one.flat[:] = two.flat
-    one(other.x)
-    one.flat[:] = weights
-    dx, _, _ = one.backward(tape, problem.dy, problem.dstate)
-    assert_identical(dict(dx=dx), dict(dx=answer["dx"]), problem.stack)
 
 
 def test_layer_bind_moves_the_parameters(make_layer, dtype):
