@@ -10,8 +10,12 @@
  *                  job for any n. When a barrier has found that processors are wanting, n is 1 for
  *                  a while.
  *
- * Both return when all is done. The team serves one caller at a time; another one that comes
- * meanwhile (from a thread or from inside `work`) does its work alone.
+ * fl_team_worth    how many of n threads to ask for where one alone would take about so long: one,
+ *                  if the others sleep and waking them would take longer; but where such work comes
+ *                  in quick succession they are woken, and will be there for the next.
+ *
+ * The first two return when all is done. The team serves one caller at a time; another one that
+ * comes meanwhile (from a thread or from inside `work`) does its work alone.
  *
  * fl_team_barrier spins for a bounded time, then yields. It returns 1 where the wait was so long
  * that processors are wanting: the job had better go on with one thread. slack_ns: how much later
@@ -69,5 +73,6 @@ static inline void fl_bring_mark(ptrdiff_t *mark, ptrdiff_t step) {
 void fl_team_share(int n, fl_work work, void *arg);
 void fl_team_together(int n, fl_work work, void *arg);
 int fl_team_barrier(int n, long long slack_ns);
+int fl_team_worth(int n, long long alone_ns);
 
 #endif

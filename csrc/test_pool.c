@@ -231,6 +231,7 @@ static void test_fork(void) {
         const pid_t child = fork();
         if (child == 0) {
             check(team.members == 0, "a forked child begins without members", k);
+            check(team.awake == 0, "of which none is awake", k);
             for (int n = 1; n < 5; n++) test_share(n), test_together(n, 0, 0);
             check(until(2, 0, 0), "its members are alive", k);
             exit(n_failures != 0); /* which writes what gcov has counted */
@@ -256,6 +257,28 @@ static void test_few_threads(void) {
     check(abs(test_together(4, 0, 0)) <= 2, "with one other at most two work", 4);
     check(team.members == 1, "members are those that could be made", 4);
     creations_left = 1000;
+}
+
+/* Brief work wakes nobody, unless other such work came just before. */
+static void test_worth(void) {
+    const long long second = 1000000000;
+    test_share(3);
+    for (int ms = 0; team.awake > 0 && ms < 5000; ms++) usleep(1000);
+    check(team.awake == 0, "members fall asleep", 3);
+    team.asked = fl_now_ns() - second;
+    check(fl_team_worth(3, 1000) == 1, "brief work is for one while the others sleep", 3);
+    team.asked = fl_now_ns() - second;
+    check(fl_team_worth(3, BRIEF_NS) == 3, "long work is for all", 3);
+    team.asked = fl_now_ns() + second; /* whatever else runs here, no second passes */
+    check(fl_team_worth(3, 1000) == 3, "brief work that follows other is for all", 3);
+    check(team.asked <= fl_now_ns(), "and others may follow it", 3);
+    team.asked = fl_now_ns() - second;
+    team.awake = 1;
+    check(fl_team_worth(3, 1000) == 1, "one that is awake is too few for three", 3);
+    team.asked = fl_now_ns() - second;
+    check(fl_team_worth(2, 1000) == 2, "but enough for two", 2);
+    check(fl_team_worth(1, 1000) == 1, "one needs nobody", 1);
+    team.awake = 0;
 }
 
 static void test_flag(void) {
@@ -287,6 +310,7 @@ int main(void) {
     team.job = ~0u; /* the next number would mean that no job is open */
     test_share(3);
     test_sleepers();
+    test_worth();
     test_callers_at_once();
     test_fork();
     printf(n_failures ? "%d FAILED\n" : "the team passed\n", n_failures);

@@ -116,6 +116,7 @@ cdef extern from "denormals.h":
 cdef extern from "pool.h":
     void fl_team_share(int n, fl_work work, void *arg) noexcept nogil
     void fl_team_together(int n, fl_work work, void *arg) noexcept nogil
+    int fl_team_worth(int n, long long alone_ns) noexcept nogil
     int fl_team_barrier(int n, long long slack_ns) noexcept nogil
     void fl_raise_flag(int *flag) noexcept nogil
     int fl_flag_is_up(const int *flag) noexcept nogil

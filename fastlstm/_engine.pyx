@@ -32,11 +32,12 @@ from ._variants import variant_memory
 
 from ._arrays cimport View, address, view_of
 from ._blas_step cimport backward_scratch
-from ._csrc cimport fl_lstm, fl_team_share, fl_team_together, fl_work
+from ._csrc cimport fl_lstm, fl_work
 from ._job cimport Job, cut_time, describe, interrupted, team_size
 from ._loops cimport backward_work, forward_work, gradient_work
 from ._memory cimport Scratch, contiguous, empty
 from ._packed cimport KeptWeights, Weights, weights_once
+from ._team cimport team_share, team_together
 from ._variants cimport describe_in_full, use_gradients, use_memory
 
 __all__ = ["Direction", "lstm_backward", "lstm_forward"]
@@ -47,17 +48,12 @@ cdef inline rows_contiguous(a):
     return a if view_of(a).stride[2] == 1 else np.ascontiguousarray(a)
 
 
-cdef void run_together(int n, fl_work work, void *arg) noexcept nogil:
-    """work(arg, k, n) in n threads that wait for each other, of the team this process has."""
-    fl_team_together(n, work, arg)
-
-
 cdef void run_loop(int n, fl_work loop, Job *job) noexcept nogil:
     """A loop over time by up to n threads, as `team_size` said."""
     if job.by_units:
-        fl_team_together(n, loop, job)
+        team_together(n, loop, job)
     else:
-        fl_team_share(n, loop, job)
+        team_share(n, loop, job)
 
 
 # -- one direction of one layer --------------------------------------------------------------
@@ -311,7 +307,7 @@ cdef run_backward(
         with nogil:
             run_loop(n, backward_work, &job)
             if not job.interrupted:
-                fl_team_share(n, gradient_work, &job)
+                team_share(n, gradient_work, &job)
     elif not add:  # without a step all gradients of the weights are 0
         for d in dw.values():
             d[...] = 0

@@ -7,6 +7,7 @@ from libc.string cimport memset
 from ._csrc cimport fl_flush_denormals, fl_now_ns, fl_restore_denormals
 from ._kernels cimport threads
 from ._loops cimport PyThread_get_thread_ident
+from ._team cimport team_worth
 
 # Gates in one chunk of the projection: the BLAS step wants few large products, 1 MiB of float32;
 # the SIMD step wants its chunk to stay in L2 beside the weights.
@@ -93,7 +94,7 @@ cdef int units_team_size(const fl_lstm *q) noexcept nogil:
 
 
 cdef long long slack_ns(const Job *job, int n) noexcept nogil:
-    """How much later one of n threads may be after a step, by how long a step takes at most."""
+    """How long a step of n threads takes at most, and so how much later one of them may be."""
     return <long long>(flop_of_step(job.q) * (2 if job.is_f64 else 1) / (n * SLOW_FLOP))
 
 
@@ -110,12 +111,14 @@ cdef inline bint shares_rows(const fl_lstm *q, bint is_f64) noexcept nogil:
 cdef int team_size(Job *job) noexcept:
     """How many threads a call gets, and what they share: rows, or for few rows the units."""
     cdef fl_lstm *q = job.q
+    cdef int n = threads
     if job.simd == NULL or threads == 1:
         return 1
-    if shares_rows(q, job.is_f64):
-        return threads if flop_of_step(q) * q.T >= ROWS_FLOP else 1
-    job.by_units = True
-    return units_team_size(q)
+    if not shares_rows(q, job.is_f64):
+        job.by_units, n = True, units_team_size(q)
+    elif flop_of_step(q) * q.T < ROWS_FLOP:
+        n = 1
+    return team_worth(n, q.T * slack_ns(job, 1))
 
 
 cdef int interrupted(const Job *job) except -1:

@@ -10,20 +10,20 @@ from ._memory import aligned
 from ._variants import NOT_IN_STEP
 
 from ._arrays cimport address, view_of
-from ._csrc cimport fl_flag_is_up, fl_raise_flag, fl_team_share, fl_work
+from ._csrc cimport fl_flag_is_up, fl_raise_flag, fl_work
 from ._kernels cimport kernels, squash, threads
 from ._memory cimport contiguous
+from ._team cimport team_share
 from ._variants cimport describe_variant, name_peepholes
 
 # The fields of Spec that the SIMD steps serve
 SIMD_FIELDS = NOT_IN_STEP | {"peepholes", "coupled", "cell_clip"}
 # Rows of a whole backward pass up to which packing the transposed weights does not pay.
 cdef Py_ssize_t UNPACKED_ROWS = 8
-# Bytes from which the team compares: 10,1,256,512 takes 0.9 of the time (Zen 3, 2026-11), but with
-# a MiB 10,1,128,256 takes 1.13.
-cdef Py_ssize_t SHARED_BYTES = 1 << 21
-# The same for packing.
-cdef Py_ssize_t PACKED_BYTES = 1 << 19
+# Bytes from which the team compares, and packs. With two threads 10,1,128,256 on weights that were
+# handed out takes 0.78 of the time, 10,32,64,128 0.98; training of 5,32,64,128 0.94, of 10,16,64,96
+# 0.95 (Zen 3, 2026-11).
+cdef Py_ssize_t SHARED_BYTES = 1 << 18, PACKED_BYTES = 1 << 17
 
 
 cdef inline const fl_kernels *simd_for(spec) except? NULL:
@@ -39,7 +39,7 @@ cdef int share_out(fl_work work, void *job, Py_ssize_t size, Py_ssize_t least) e
         work(job, 0, 1)
     else:
         with nogil:
-            fl_team_share(threads, work, job)
+            team_share(threads, work, job)
     return 0
 
 

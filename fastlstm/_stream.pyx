@@ -24,11 +24,11 @@ from ._stack import by_cell, new_states
 from ._variants import variant_memory
 
 from ._blas_step cimport project, step_forward
-from ._csrc cimport fl_lstm, fl_team_barrier
-from ._engine cimport run_together
+from ._csrc cimport fl_lstm
 from ._job cimport Job, describe, slack_ns, units_team_size
 from ._memory cimport Scratch, allocate
 from ._packed cimport Weights
+from ._team cimport team_barrier, team_together, team_worth
 from ._variants cimport use_memory
 
 __all__ = ["Stream"]
@@ -69,7 +69,7 @@ cdef void all_layers(void *arg, int thread, int n) noexcept nogil:
     cdef Py_ssize_t k
     for k in range(step.L):
         if k > 0:  # a layer reads all of the one below
-            fl_team_barrier(n, slack_ns(&step.layers[k - 1].job, n))
+            team_barrier(n, slack_ns(&step.layers[k - 1].job, n))
         one_layer(&step.layers[k], thread, n)
 
 
@@ -325,6 +325,7 @@ cdef class Stream:
         cdef Py_ssize_t k
         cdef void *last = self.layers[self.L - 1].q.y
         cdef int n = 1
+        cdef long long alone_ns = 0
         if self.busy:
             raise RuntimeError("this stream is running in another thread; use one for each")
         self.layers[0].q.x = x
@@ -332,13 +333,14 @@ cdef class Stream:
         for k in range(self.L):
             self.layers[k].q.reverse = self.parity
             n = max(n, units_team_size(&self.layers[k].q))
+            alone_ns += slack_ns(&self.layers[k].job, 1)
         if self.release_gil:
             self.busy = True
             with nogil:
-                run_together(n, all_layers, &step)
+                team_together(team_worth(n, alone_ns), all_layers, &step)
             self.busy = False
         else:
-            run_together(1, all_layers, &step)
+            team_together(1, all_layers, &step)
         self.parity = not self.parity
         self.layers[self.L - 1].q.y = last
         return 0

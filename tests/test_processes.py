@@ -222,6 +222,34 @@ def test_processes_fork_while_other_threads_compute():
     assert output(FORK_WHILE_WORKING) == "done"
 
 
+ONE_TEAM = """
+import os
+import numpy as np, fastlstm as fl
+fl.set_num_threads(3)
+before = len(os.listdir("/proc/self/task"))
+lstm = fl.LSTM(64, 256, num_layers=2, seed=0)
+for x in np.zeros((40, 32, 64), np.float32), np.zeros((40, 1, 64), np.float32):
+    for _ in range(2):
+        lstm.flat[...] *= 0.99  # so that they are packed, and compared
+        y, _, tape = lstm.forward(x)
+        lstm.backward(tape, y)
+        lstm(x)
+stream = lstm.stream()
+for x_t in x[:, 0]:
+    stream.step(x_t)
+print(len(os.listdir("/proc/self/task")) - before, fl.info()["isa"])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="/proc does not list threads")
+def test_processes_have_one_team():
+    """Whatever is shared: the steps, the gradients, packing, the steps of a stream."""
+    members, isa = output(ONE_TEAM).split()
+    if isa == "none":
+        pytest.skip("the BLAS step has no team")
+    assert int(members) == 2
+
+
 SUBINTERPRETER = """
 try:
     import _xxsubinterpreters as interpreters

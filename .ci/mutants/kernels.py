@@ -215,6 +215,18 @@ MUTANTS = {
         LSTM,
     ),
     # -- the team
+    "team: brief work wakes the others": (
+        POOL,
+        "return follows || atomic_load(&team.awake) >= n - 1 ? n : 1;",
+        "return n;",
+        TEAM,
+    ),
+    "team: brief work never wakes them": (
+        POOL,
+        "return follows || atomic_load(&team.awake) >= n - 1 ? n : 1;",
+        "return atomic_load(&team.awake) >= n - 1 ? n : 1;",
+        TEAM,
+    ),
     "team: work that takes long may not end late": (
         POOL,
         "CONGESTED_NS + slack_ns",
