@@ -17,7 +17,9 @@
 /* Rows that are multiplied by x and h at once: their sums so far lie in a buffer, in L1. */
 #    define SUM_ROWS 96
 /* What stays of a tape in L2 until the backward pass comes to it */
-#    define FAR_BYTES    (1 << 19)
+#    ifndef FAR_BYTES /* the drivers' tapes are small: csrc/Makefile */
+#        define FAR_BYTES (1 << 19)
+#    endif
 #    define GATES(q, t)  ((REAL *)(q)->gates + (t) % (q)->gate_slots * (q)->B * (q)->U * GROUP)
 #    define H_SLOT(q, s) ((REAL *)(q)->h + (s) % (q)->state_slots * (q)->B * (q)->h_row)
 #    define C_SLOT(q, s) ((REAL *)(q)->c + (s) % (q)->state_slots * (q)->B * (q)->U * VL)
