@@ -263,7 +263,7 @@ static void test_few_threads(void) {
 static void test_worth(void) {
     const long long second = 1000000000;
     test_share(3);
-    for (int ms = 0; team.awake > 0 && ms < 5000; ms++) usleep(1000);
+    for (int ms = 0; team.awake > 0 && ms < 60000; ms++) usleep(1000);
     check(team.awake == 0, "members fall asleep", 3);
     team.asked = fl_now_ns() - second;
     check(fl_team_worth(3, 1000) == 1, "brief work is for one while the others sleep", 3);
