@@ -36,7 +36,7 @@ cdef inline Py_ssize_t groups_of_panels(const fl_lstm *q) noexcept nogil:
 
 
 cdef int units_team_size(const fl_lstm *q) noexcept nogil
-cdef long long slack_ns(const Job *job, int n) noexcept nogil
+cdef long long step_ns(const Job *job, int n) noexcept nogil
 cdef int team_size(Job *job) noexcept
 cdef int interrupted(const Job *job) except -1
 cdef void *blas_gemm(bint is_f64) except NULL

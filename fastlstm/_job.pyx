@@ -93,7 +93,7 @@ cdef int units_team_size(const fl_lstm *q) noexcept nogil:
     return max(1, min(threads, groups_of_panels(q), <Py_ssize_t>(flop_of_step(q) / UNITS_FLOP)))
 
 
-cdef long long slack_ns(const Job *job, int n) noexcept nogil:
+cdef long long step_ns(const Job *job, int n) noexcept nogil:
     """How long a step of n threads takes at most, and so how much later one of them may be."""
     return <long long>(flop_of_step(job.q) * (2 if job.is_f64 else 1) / (n * SLOW_FLOP))
 
@@ -118,7 +118,7 @@ cdef int team_size(Job *job) noexcept:
         job.by_units, n = True, units_team_size(q)
     elif flop_of_step(q) * q.T < ROWS_FLOP:
         n = 1
-    return team_worth(n, q.T * slack_ns(job, 1))
+    return team_worth(n, q.T * step_ns(job, 1))
 
 
 cdef int interrupted(const Job *job) except -1:

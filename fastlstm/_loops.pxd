@@ -12,7 +12,7 @@ from ._csrc cimport (
     FL_PEEPHOLE_F, FL_PEEPHOLE_I, FL_PEEPHOLE_O, fl_bring_mark, fl_flag_is_up, fl_flush_denormals,
     fl_lstm, fl_mark, fl_now_ns, fl_raise_flag, fl_restore_denormals,
 )
-from ._job cimport Job, groups_of_panels, slack_ns
+from ._job cimport Job, groups_of_panels, step_ns
 from ._team cimport team_barrier
 
 cdef extern from "Python.h":
@@ -175,7 +175,7 @@ cdef inline bint stops(Job *job, Py_ssize_t s) noexcept nogil:
 cdef inline void meet(Job *job, Py_ssize_t s, int *n) noexcept nogil:
     """Wait for the others after step s. What a thread decides then, all act on one step later."""
     if n[0] > 1 and job.by_units:
-        if team_barrier(n[0], slack_ns(job, n[0])):
+        if team_barrier(n[0], step_ns(job, n[0])):
             fl_bring_mark(&job.alone_after, s + 1)
         if s >= fl_mark(&job.alone_after):
             n[0] = 1
@@ -197,7 +197,7 @@ cdef inline void forward_loop(const real *tag, Job *job, int thread, int n) noex
     if job.resets != NULL:
         restart(tag, job, &my, t + q.reverse, t, rows)
     if n > 1 and job.by_units:
-        team_barrier(n, slack_ns(job, n))
+        team_barrier(n, step_ns(job, n))
     for s in range(q.T):
         t = q.T - 1 - s if q.reverse else s
         if not job.fused and t // job.chunk != chunk:

@@ -25,7 +25,7 @@ from ._variants import variant_memory
 
 from ._blas_step cimport project, step_forward
 from ._csrc cimport fl_lstm
-from ._job cimport Job, describe, slack_ns, units_team_size
+from ._job cimport Job, describe, step_ns, units_team_size
 from ._memory cimport Scratch, allocate
 from ._packed cimport Weights
 from ._team cimport team_barrier, team_together, team_worth
@@ -69,7 +69,7 @@ cdef void all_layers(void *arg, int thread, int n) noexcept nogil:
     cdef Py_ssize_t k
     for k in range(step.L):
         if k > 0:  # a layer reads all of the one below
-            team_barrier(n, slack_ns(&step.layers[k - 1].job, n))
+            team_barrier(n, step_ns(&step.layers[k - 1].job, n))
         one_layer(&step.layers[k], thread, n)
 
 
@@ -107,7 +107,7 @@ cdef class Stream:
     cdef Scratch memory
     cdef Layer *layers
     cdef Py_ssize_t L, item, active
-    cdef int team
+    cdef long long alone_ns  # how long a step of all layers takes one thread at most
     cdef bint parity, busy, release_gil
 
     def __cinit__(self):
@@ -153,6 +153,7 @@ cdef class Stream:
             q.y_t = q.y_b = q.P
             row += 2 * q.h_row + 7 * q.U * q.L + q.P
             flop += 8.0 * B * q.H * (q.I + q.P)
+            self.alone_ns += step_ns(&self.layers[k].job, 1)
         if B > (LARGEST // item - 64 * self.L) // row:
             raise MemoryError(f"cannot allocate batch_size = {B} times {row * item} bytes")
         size = (B * row + 64 * self.L) * item
@@ -325,7 +326,6 @@ cdef class Stream:
         cdef Py_ssize_t k
         cdef void *last = self.layers[self.L - 1].q.y
         cdef int n = 1
-        cdef long long alone_ns = 0
         if self.busy:
             raise RuntimeError("this stream is running in another thread; use one for each")
         self.layers[0].q.x = x
@@ -333,11 +333,10 @@ cdef class Stream:
         for k in range(self.L):
             self.layers[k].q.reverse = self.parity
             n = max(n, units_team_size(&self.layers[k].q))
-            alone_ns += slack_ns(&self.layers[k].job, 1)
         if self.release_gil:
             self.busy = True
             with nogil:
-                team_together(team_worth(n, alone_ns), all_layers, &step)
+                team_together(team_worth(n, self.alone_ns), all_layers, &step)
             self.busy = False
         else:
             team_together(1, all_layers, &step)

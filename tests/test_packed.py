@@ -87,7 +87,7 @@ def loaded(lstm, flat):
 
 def bound(lstm):
     """The buffer to which the layer was bound."""
-    flat = np.zeros_like(lstm.flat)
+    flat = np.zeros_like(lstm._parameters.flat)  # ``lstm.flat`` would itself hand it out
     lstm.bind(flat)
     return flat
 
