@@ -88,10 +88,22 @@
     default: {                                                                                     \
         BODY(6, nv)                                                                                \
     }
+#    define FL_ROWS_2_TO_8(BODY, nv)                                                               \
+        FL_CASE(BODY, 2, nv)                                                                       \
+        FL_CASE(BODY, 3, nv)                                                                       \
+        FL_CASE(BODY, 4, nv)                                                                       \
+        FL_CASE(BODY, 5, nv)                                                                       \
+        FL_CASE(BODY, 6, nv)                                                                       \
+        FL_CASE(BODY, 7, nv)                                                                       \
+    default: {                                                                                     \
+        BODY(8, nv)                                                                                \
+    }
 #    define FL_ROWS(BODY, rows, nv)                                                                \
         switch (rows) { FL_CASE(BODY, 1, nv) FL_CAT2(FL_ROWS_2_TO, TILE_ROWS)(BODY, nv) }
 #    define FL_TWO_ROWS(BODY, rows, nv) /* two or more */                                          \
         switch (rows) { FL_CAT2(FL_ROWS_2_TO, TILE_ROWS)(BODY, nv) }
+#    define FL_UP_TO_8(BODY, n)                                                                    \
+        switch (n) { FL_CASE(BODY, 1, 1) FL_ROWS_2_TO_8(BODY, 1) }
 #    define FL_TILE(BODY, rows, vectors)                                                           \
         switch (vectors) {                                                                         \
         case 1: FL_ROWS(BODY, rows, 1) break;                                                      \
@@ -108,11 +120,21 @@
 #define SLICES(K) (((K) + K_BLOCK - 1) / K_BLOCK) /* of nearly equal size; K > 0 */
 
 /* n rows in as few tiles as there can be, of nearly equal size: 32 = 6+6+5+5+5+5, since a tile
- * of few rows wastes loads. tile_start: the first row of tile i; tile n ends. */
-static inline ptrdiff_t FN(tile_count)(ptrdiff_t n) { return (n + TILE_ROWS - 1) / TILE_ROWS; }
+ * of few rows wastes loads. Found once, as divisions take long. */
+typedef struct {
+    ptrdiff_t n, rows, larger; /* n tiles of so many rows, the first ones of one more */
+    ptrdiff_t ahead;           /* bytes of the next slice that a tile fetches with every k */
+} FN(tiles);
 
-static inline ptrdiff_t FN(tile_start)(ptrdiff_t n, ptrdiff_t tiles, ptrdiff_t i) {
-    return i * (n / tiles) + FL_MIN(i, n % tiles);
+static inline FN(tiles) FN(tiles_of)(ptrdiff_t rows) {
+    const ptrdiff_t n = FL_MAX(1, (rows + TILE_ROWS - 1) / TILE_ROWS);
+    const ptrdiff_t bytes = GROUP * sizeof(REAL);
+    return (FN(tiles)){rows > 0 ? n : 0, rows / n, rows % n, FL_MIN(64, (bytes + n - 1) / n)};
+}
+
+/* The first row of tile i, where tile i - 1 ends. */
+static inline ptrdiff_t FN(tile_start)(FN(tiles) tiles, ptrdiff_t i) {
+    return i * tiles.rows + FL_MIN(i, tiles.larger);
 }
 
 /* Fetch the next slice of a panel into L2, which comes from L3 otherwise, and late: each tile of a
@@ -124,9 +146,8 @@ typedef struct {
 } FN(ahead);
 
 static inline FN(ahead)
-    FN(ahead_of)(ptrdiff_t tile, ptrdiff_t tiles, const REAL *following, ptrdiff_t k_n) {
-    const ptrdiff_t bytes = GROUP * sizeof(REAL), step = FL_MIN(64, (bytes + tiles - 1) / tiles);
-    return (FN(ahead)){(const char *)following + tile * k_n * step, step};
+    FN(ahead_of)(FN(tiles) tiles, ptrdiff_t i, const REAL *following, ptrdiff_t k_n) {
+    return (FN(ahead)){(const char *)following + i * k_n * tiles.ahead, tiles.ahead};
 }
 
 /* acc[m][v] += a[m * a_row] * p[v * VL...]: one k of a tile, for constants mr and nv. The fewer of
@@ -266,14 +287,14 @@ static void FN(product)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const REAL *a, pt
                                          : FN(product_3)(tail, M, K, a, a_row, panel, c, c_row);
         a += done * a_row, c += done * c_row, M -= done;
     }
-    const ptrdiff_t tiles = FN(tile_count)(M), slices = SLICES(K);
+    const ptrdiff_t slices = SLICES(K);
+    const FN(tiles) tiles = FN(tiles_of)(M);
     for (ptrdiff_t s = 0; s < slices; s++) {
         const ptrdiff_t k0 = K * s / slices, k1 = K * (s + 1) / slices;
         const REAL *ahead = k1 == K && following ? following : panel + k1 * nv * VL;
-        for (ptrdiff_t i = 0; i < tiles; i++) {
-            const ptrdiff_t r = FN(tile_start)(M, tiles, i),
-                            r_end = FN(tile_start)(M, tiles, i + 1);
-            const FN(ahead) next = FN(ahead_of)(i, tiles, ahead, k1 - k0);
+        for (ptrdiff_t i = 0; i < tiles.n; i++) {
+            const ptrdiff_t r = FN(tile_start)(tiles, i), r_end = FN(tile_start)(tiles, i + 1);
+            const FN(ahead) next = FN(ahead_of)(tiles, i, ahead, k1 - k0);
 #define BODY(mr, nv_)                                                                              \
     V acc[TILE_ROWS][TILE_VECTORS];                                                                \
     if (s == 0)                                                                                    \
@@ -293,9 +314,9 @@ static void FN(product)(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const REAL *a, pt
  * K steps of a panel of four vectors; `first`: assign instead. */
 static void FN(product_transposed)(ptrdiff_t M, ptrdiff_t K, const REAL *a, const REAL *panel,
                                    int first, REAL *c, ptrdiff_t c_row) {
-    const ptrdiff_t tiles = FN(tile_count)(M);
-    for (ptrdiff_t i = 0; i < tiles; i++) {
-        const ptrdiff_t r = FN(tile_start)(M, tiles, i), r_end = FN(tile_start)(M, tiles, i + 1);
+    const FN(tiles) tiles = FN(tiles_of)(M);
+    for (ptrdiff_t i = 0; i < tiles.n; i++) {
+        const ptrdiff_t r = FN(tile_start)(tiles, i), r_end = FN(tile_start)(tiles, i + 1);
 #define BODY(mr, nv)                                                                               \
     V acc[TILE_ROWS][TILE_VECTORS];                                                                \
     if (first)                                                                                     \
@@ -314,7 +335,7 @@ static void FN(product_transposed)(ptrdiff_t M, ptrdiff_t K, const REAL *a, cons
 FL_INLINE void FN(add_rows)(const int mr, const int kn, ptrdiff_t N, const REAL *d, ptrdiff_t d_row,
                             ptrdiff_t d_k, const REAL *restrict w, ptrdiff_t w_row, int first,
                             REAL *restrict c, ptrdiff_t c_row) {
-    V factors[TILE_ROWS][FL_MAX(TILE_ROWS, ROWS_AT_ONCE)];
+    V factors[TILE_ROWS][8];
     FL_UNROLL for (int m = 0; m < mr; m++) {
         FL_UNROLL for (int k = 0; k < kn; k++) factors[m][k] = V_SET1(d[m * d_row + k * d_k]);
     }
@@ -335,20 +356,20 @@ FL_INLINE void FN(add_rows)(const int mr, const int kn, ptrdiff_t N, const REAL 
 static void FN(product_unpacked)(ptrdiff_t H, ptrdiff_t M, ptrdiff_t N, ptrdiff_t n0, ptrdiff_t n1,
                                  const REAL *d, ptrdiff_t d_row, const REAL *w, REAL *c,
                                  ptrdiff_t c_row) {
-    const ptrdiff_t tiles = FN(tile_count)(M);
-    for (ptrdiff_t k = 0; k < 4 * H; k += ROWS_AT_ONCE) {
-        const ptrdiff_t u = k / GROUP, g = k % GROUP / VL; /* d's k-th is gate g of a unit of u */
-        const REAL *w_k = w + (g * H + u * VL + k % VL) * N + n0;
-        for (ptrdiff_t i = 0; i < tiles; i++) {
-            const ptrdiff_t r = FN(tile_start)(M, tiles, i);
-            const ptrdiff_t r_end = FN(tile_start)(M, tiles, i + 1);
+    const FN(tiles) tiles = FN(tiles_of)(M);
+    for (ptrdiff_t u = 0; u * VL < H; u++)
+        for (ptrdiff_t g = 0; g < 4; g++) {
+            const REAL *d_u = d + u * GROUP + g * VL, *w_u = w + (g * H + u * VL) * N + n0;
+            for (ptrdiff_t i = 0; i < tiles.n; i++) {
+                const ptrdiff_t r = FN(tile_start)(tiles, i), r_end = FN(tile_start)(tiles, i + 1);
 #define BODY(mr, nv)                                                                               \
-    FN(add_rows)(mr, ROWS_AT_ONCE, n1 - n0, d + r * d_row + k, d_row, 1, w_k, N, k == 0,           \
-                 c + r * c_row + n0, c_row);
-            FL_ROWS(BODY, r_end - r, 1)
+    for (ptrdiff_t k = 0; k < VL; k += ROWS_AT_ONCE)                                               \
+        FN(add_rows)(mr, ROWS_AT_ONCE, n1 - n0, d_u + r * d_row + k, d_row, 1, w_u + k * N, N,     \
+                     u + g + k == 0, c + r * c_row + n0, c_row);
+                FL_ROWS(BODY, r_end - r, 1)
 #undef BODY
+            }
         }
-    }
 }
 
 /* Rows of panels u0 <= u < u1 in C (4H,N) := D^T P, without packing: D (K rows of gates in panel
@@ -357,18 +378,15 @@ static void FN(product_unpacked)(ptrdiff_t H, ptrdiff_t M, ptrdiff_t N, ptrdiff_
 static void FN(outer_product)(ptrdiff_t H, ptrdiff_t K, ptrdiff_t N, ptrdiff_t u0, ptrdiff_t u1,
                               const REAL *d, ptrdiff_t d_row, const REAL *p, ptrdiff_t p_row,
                               REAL *c) {
-    const ptrdiff_t tiles = FN(tile_count)(K);
     for (ptrdiff_t g = 0; g < 4; g++)
-        for (ptrdiff_t unit = u0 * VL; unit < FL_MIN(u1 * VL, H); unit++) {
-            const REAL *d_unit = d + unit / VL * GROUP + g * VL + unit % VL;
-            for (ptrdiff_t i = 0; i < tiles; i++) {
-                const ptrdiff_t k = FN(tile_start)(K, tiles, i);
-                const ptrdiff_t k_end = FN(tile_start)(K, tiles, i + 1);
+        for (ptrdiff_t u = u0; u < u1; u++)
+            for (ptrdiff_t k = 0; k < K; k += 8) {
+                const REAL *d_k = d + k * d_row + u * GROUP + g * VL, *p_k = p + k * p_row;
+                REAL *c_u = c + (g * H + u * VL) * N;
 #define BODY(kn, nv)                                                                               \
-    FN(add_rows)(1, kn, N, d_unit + k * d_row, 0, d_row, p + k * p_row, p_row, i == 0,             \
-                 c + (g * H + unit) * N, 0);
-                FL_ROWS(BODY, k_end - k, 1)
+    for (ptrdiff_t l = 0; l < FL_MIN(VL, H - u * VL); l++)                                         \
+        FN(add_rows)(1, kn, N, d_k + l, 0, d_row, p_k, p_row, k == 0, c_u + l * N, 0);
+                FL_UP_TO_8(BODY, K - k)
 #undef BODY
             }
-        }
 }

@@ -23,7 +23,8 @@ typedef struct {
     ptrdiff_t T, B, I, H, P;
     ptrdiff_t U, L;
     int reverse;
-    int save;                /* keep the activated gates: there will be a backward pass */
+    int save; /* keep the activated gates: there will be a backward pass */
+    int walk; /* forward: 0, or 1: even steps walk the panels backward, not odd ones */
     const ptrdiff_t *active; /* (T) rows that have a step t: the first ones, longest row first */
 
     /* forward, in; lent by the caller for the call (and for backward), never written */

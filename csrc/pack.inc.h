@@ -298,9 +298,9 @@ static void FN(pack_bias)(ptrdiff_t H, const void *b_, void *dst_) {
  * product_transposed reads it from one end to the other. Whole vectors are written, whose lanes
  * beyond the tile the next k writes: storing parts takes ten times as long on a Zen 3. */
 static void FN(pack_rows)(ptrdiff_t M, ptrdiff_t K, const REAL *src, ptrdiff_t src_row, REAL *dst) {
-    const ptrdiff_t tiles = FN(tile_count)(M);
-    for (ptrdiff_t i = 0; i < tiles; i++) {
-        const ptrdiff_t r = FN(tile_start)(M, tiles, i), mr = FN(tile_start)(M, tiles, i + 1) - r;
+    const FN(tiles) tiles = FN(tiles_of)(M);
+    for (ptrdiff_t i = 0; i < tiles.n; i++) {
+        const ptrdiff_t r = FN(tile_start)(tiles, i), mr = FN(tile_start)(tiles, i + 1) - r;
         REAL *to = dst + r * K;
 #if TILE_ROWS <= VL
         const ptrdiff_t whole = FL_MAX(0, K + 1 - (VL + mr - 1) / mr);

@@ -150,8 +150,9 @@ FL_INLINE void FN(step_forward_as)(const int variant, const fl_lstm *q, FN(slots
                                    int fused, ptrdiff_t b0, ptrdiff_t b1, ptrdiff_t u0,
                                    ptrdiff_t u1) {
     const ptrdiff_t I = fused ? q->I : 0, K = I + q->P, row = q->U * GROUP;
-    const ptrdiff_t tiles = FN(tile_count)(b1 - b0), slices = tiles == 1 ? 1 : SLICES(K);
-    const ptrdiff_t walk = (t + q->reverse) % 2 ? -1 : 1;
+    const FN(tiles) tiles = FN(tiles_of)(b1 - b0);
+    const ptrdiff_t slices = tiles.n == 1 ? 1 : SLICES(K);
+    const ptrdiff_t walk = (t + q->reverse + q->walk) % 2 ? -1 : 1;
     const REAL *x = (const REAL *)q->x + t * q->B * q->I;
     const int far = q->save && FN(tape_is_far)(q);
     const REAL *h_prev = at.h_prev, *tape = fused && far ? at.gates : NULL;
@@ -165,12 +166,12 @@ FL_INLINE void FN(step_forward_as)(const int variant, const fl_lstm *q, FN(slots
             const ptrdiff_t x_n = FL_MAX(0, FL_MIN(I, k1) - k0), h0 = FL_MAX(0, k0 - I);
             const REAL *following = panel + k1 * GROUP;
             if (k1 == K) following = j + 1 == u1 ? panel : panel + walk * PANEL(q);
-            for (ptrdiff_t i = 0; i < tiles; i++) {
-                const ptrdiff_t b = b0 + FN(tile_start)(b1 - b0, tiles, i);
-                const ptrdiff_t b_end = b0 + FN(tile_start)(b1 - b0, tiles, i + 1);
+            for (ptrdiff_t i = 0; i < tiles.n; i++) {
+                const ptrdiff_t b = b0 + FN(tile_start)(tiles, i);
+                const ptrdiff_t b_end = b0 + FN(tile_start)(tiles, i + 1);
                 const ptrdiff_t sum_row = fused ? GROUP : row;
                 REAL *sum = fused ? sums + (b - b0) * GROUP : at.gates + b * row + u * GROUP;
-                const FN(ahead) next = FN(ahead_of)(i, tiles, following, k1 - k0);
+                const FN(ahead) next = FN(ahead_of)(tiles, i, following, k1 - k0);
                 const FN(ahead) next_h = {next.at + x_n * next.step, next.step};
                 if (far && s == FL_MAX(0, slices - 2)) FN(fetch_forward)(q, at, b_end - b, b, u);
 #define BODY(mr, nv)                                                                               \
@@ -199,15 +200,16 @@ FL_INLINE void FN(step_forward_as)(const int variant, const fl_lstm *q, FN(slots
  * H = 64, 0.9 at H = 128, in float64 0.65, 0.8, 0.9 (Zen 3, 2026-11). */
 FL_INLINE void FN(step_forward_row)(const int variant, const fl_lstm *q, FN(slots) at, ptrdiff_t t,
                                     int fused, ptrdiff_t b, ptrdiff_t u0, ptrdiff_t u1) {
-    const ptrdiff_t I = fused ? q->I : 0, groups = FN(tile_count)(u1 - u0);
-    const int backward = (t + q->reverse) % 2;
+    const ptrdiff_t I = fused ? q->I : 0;
+    const FN(tiles) groups = FN(tiles_of)(u1 - u0);
+    const int backward = (t + q->reverse + q->walk) % 2;
     const REAL *x = (const REAL *)q->x + (t * q->B + b) * q->I;
     const REAL *h_prev = at.h_prev + b * q->h_row;
     const REAL *before = fused ? q->b_panel : at.gates + b * q->U * GROUP;
-    for (ptrdiff_t j = 0; j < groups; j++) {
-        const ptrdiff_t i = backward ? groups - 1 - j : j;
-        const ptrdiff_t u = u0 + FN(tile_start)(u1 - u0, groups, i);
-        const ptrdiff_t u_end = u0 + FN(tile_start)(u1 - u0, groups, i + 1);
+    for (ptrdiff_t j = 0; j < groups.n; j++) {
+        const ptrdiff_t i = backward ? groups.n - 1 - j : j;
+        const ptrdiff_t u = u0 + FN(tile_start)(groups, i);
+        const ptrdiff_t u_end = u0 + FN(tile_start)(groups, i + 1);
 #define BODY(mr, nv)                                                                               \
     V acc[TILE_ROWS][TILE_VECTORS];                                                                \
     FN(sum_row)(mr, q, u, I, x, h_prev, before, acc);                                              \
@@ -233,7 +235,8 @@ static void FN(step_forward_unpacked)(const fl_lstm *q, FN(slots) at, ptrdiff_t 
 }
 
 /* Step t. The gates hold the projection of x, or fused: x is multiplied here. Odd steps walk the
- * panels backward: what the last step left in L2 is used first. */
+ * panels backward: what the last step left in L2 is used first. As do calls (q->walk): 1,1,64,256
+ * takes 0.82 of the time, 1,1,128,256 0.9, weights of L3's size 0.97 (Zen 3, 2026-11). */
 static void FN(step_forward)(const fl_lstm *q, ptrdiff_t t, int fused, ptrdiff_t b0, ptrdiff_t b1,
                              ptrdiff_t u0, ptrdiff_t u1) {
     const ptrdiff_t parts = fused ? (b1 - b0 + SUM_ROWS - 1) / SUM_ROWS : 1;
@@ -315,7 +318,8 @@ static void FN(finish_rows_backward)(const fl_lstm *q, ptrdiff_t t, ptrdiff_t b0
 /* The step of the default cell; with t < 0 of every cell without a projection. */
 static void FN(step_backward_default)(const fl_lstm *q, ptrdiff_t t_from, ptrdiff_t t, ptrdiff_t b0,
                                       ptrdiff_t b1, ptrdiff_t v0, ptrdiff_t v1) {
-    const ptrdiff_t row = q->U * GROUP, tiles = FN(tile_count)(b1 - b0);
+    const ptrdiff_t row = q->U * GROUP;
+    const FN(tiles) tiles = FN(tiles_of)(b1 - b0);
     if (t_from >= 0 && !q->h_columns) {
         FN(product_unpacked)(q->H, b1 - b0, q->P, v0 * GROUP, FL_MIN(v1 * GROUP, q->P),
                              GATES(q, t_from) + b0 * row, row, q->w_hh,
@@ -325,7 +329,7 @@ static void FN(step_backward_default)(const fl_lstm *q, ptrdiff_t t_from, ptrdif
     }
     /* The sum runs over the lanes that hold units: whole panels, then what is left of the last. */
     const ptrdiff_t lanes = t_from < 0 ? 0 : q->H % VL, K = t_from < 0 ? 0 : q->H / VL * GROUP;
-    const ptrdiff_t slices = tiles == 1 || K == 0 ? 1 : SLICES(K), walk = t % 2 ? -1 : 1;
+    const ptrdiff_t slices = tiles.n == 1 || K == 0 ? 1 : SLICES(K), walk = t % 2 ? -1 : 1;
     const int far = FN(tape_is_far)(q);
     const REAL *dgates = t_from < 0 ? NULL : GATES(q, t_from);
     const FN(slots) at = FN(slots_of)(q, FL_MAX(0, t)); /* not used where t < 0 */
@@ -341,10 +345,10 @@ static void FN(step_backward_default)(const fl_lstm *q, ptrdiff_t t_from, ptrdif
             const ptrdiff_t due = TILE_VECTORS - (slices - 1 - s);
             const ptrdiff_t u_fetch = s == 0 ? 0 : FL_MAX(0, due - 1);
             const ptrdiff_t u_fetched = t >= 0 && far ? FL_MIN(vectors, due) : 0;
-            for (ptrdiff_t i = 0; i < tiles; i++) {
-                const ptrdiff_t b = b0 + FN(tile_start)(b1 - b0, tiles, i);
-                const ptrdiff_t b_end = b0 + FN(tile_start)(b1 - b0, tiles, i + 1);
-                const FN(ahead) next = FN(ahead_of)(i, tiles, following, k1 - k0);
+            for (ptrdiff_t i = 0; i < tiles.n; i++) {
+                const ptrdiff_t b = b0 + FN(tile_start)(tiles, i);
+                const ptrdiff_t b_end = b0 + FN(tile_start)(tiles, i + 1);
+                const FN(ahead) next = FN(ahead_of)(tiles, i, following, k1 - k0);
                 REAL *dh = (REAL *)q->dh + b * q->h_row + u * VL;
                 for (ptrdiff_t k = u_fetch; k < u_fetched; k++)
                     FN(fetch_backward)(q, at, t, b_end - b, b, u + k);
@@ -378,11 +382,11 @@ static void FN(step_backward_row)(const fl_lstm *q, ptrdiff_t t_from, ptrdiff_t 
     const FN(slots) at = FN(slots_of)(q, t);
     const REAL *dgates = GATES(q, t_from) + b * q->U * GROUP;
     const ptrdiff_t whole = FL_MAX(v0, FL_MIN(v1, q->U / TILE_VECTORS));
-    const ptrdiff_t tiles = FN(tile_count)(whole - v0);
-    for (ptrdiff_t j = 0; j < tiles; j++) {
-        const ptrdiff_t i = t % 2 ? tiles - 1 - j : j;
-        const ptrdiff_t v = v0 + FN(tile_start)(whole - v0, tiles, i);
-        const ptrdiff_t v_end = v0 + FN(tile_start)(whole - v0, tiles, i + 1);
+    const FN(tiles) tiles = FN(tiles_of)(whole - v0);
+    for (ptrdiff_t j = 0; j < tiles.n; j++) {
+        const ptrdiff_t i = t % 2 ? tiles.n - 1 - j : j;
+        const ptrdiff_t v = v0 + FN(tile_start)(tiles, i);
+        const ptrdiff_t v_end = v0 + FN(tile_start)(tiles, i + 1);
 #define BODY(mr, nv)                                                                               \
     V acc[TILE_ROWS][TILE_VECTORS];                                                                \
     FN(sum_row_backward)(mr, q, v, dgates, acc);                                                   \

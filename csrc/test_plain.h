@@ -14,7 +14,7 @@
 
 typedef struct {
     ptrdiff_t T, B, I, H, P; /* P = 0: no projection */
-    int reverse, fused, cut, save, add, norms;
+    int reverse, fused, cut, walk, save, add, norms;
     int unpacked, no_columns; /* weights as they are, forward and backward */
     int no_b, no_dy, peepholes, coupled;
     double cell_clip;

@@ -60,7 +60,7 @@ static void describe(const fl_kernels *simd, int dtype, const lstm_case *s, cons
     const ptrdiff_t L = simd->lanes[dtype], H = s->H, I = s->I, P = s->P ? s->P : H;
     const ptrdiff_t U = (H + L - 1) / L;
     *q = (fl_lstm){.T = s->T, .B = s->B, .I = I, .H = H, .P = P, .U = U, .L = L};
-    q->reverse = s->reverse, q->save = s->save, q->coupled = s->coupled;
+    q->reverse = s->reverse, q->save = s->save, q->walk = s->walk, q->coupled = s->coupled;
     q->cell_clip = s->cell_clip, q->peepholes = s->peepholes, q->add = s->add;
     q->variant = s->P || s->peepholes || s->coupled || s->cell_clip > 0 || s->norms;
     q->h_row = (P + L - 1) / L * L;
@@ -207,11 +207,11 @@ static void check_case(const fl_kernels *simd, int dtype, const lstm_case *s) {
     numbers n = {0};
     n_cases++;
     snprintf(label, sizeof label,
-             "%s %s T%td B%td I%td H%td P%td reverse%d fused%d cut%d save%d add%d norms%d "
+             "%s %s T%td B%td I%td H%td P%td reverse%d fused%d cut%d walk%d save%d add%d norms%d "
              "unpacked%d%d no_b%d no_dy%d peepholes%d coupled%d clip%g",
              simd->isa, dtype == FL_F32 ? "f32" : "f64", T, B, I, H, s->P, s->reverse, s->fused,
-             s->cut, s->save, s->add, s->norms, s->unpacked, s->no_columns, s->no_b, s->no_dy,
-             s->peepholes, s->coupled, s->cell_clip);
+             s->cut, s->walk, s->save, s->add, s->norms, s->unpacked, s->no_columns, s->no_b,
+             s->no_dy, s->peepholes, s->coupled, s->cell_clip);
     n.x = draw(T * B * I, 1), n.w_ih = draw(4 * H * I, 1 / sqrt((double)I));
     n.w_hh = draw(4 * H * P, size), n.b = draw(4 * H, 1), n.w_peephole = draw(3 * H, 1);
     n.w_proj = draw(P * H, size), n.h0 = draw(B * P, 1), n.c0 = draw(B * H, 1);
@@ -230,7 +230,8 @@ static lstm_case drawn(ptrdiff_t T, ptrdiff_t B, ptrdiff_t I, ptrdiff_t H, ptrdi
     const uint64_t bits = random_bits();
     lstm_case s = {.T = T, .B = B, .I = I, .H = H, .P = P};
     s.reverse = bits & 1, s.fused = bits >> 1 & 1, s.save = (bits >> 2 & 7) > 0;
-    s.add = bits >> 5 & 1, s.no_b = (bits >> 6 & 3) == 0, s.no_dy = (bits >> 8 & 3) == 0;
+    s.walk = bits >> 26 & 1, s.add = bits >> 5 & 1, s.no_b = (bits >> 6 & 3) == 0,
+    s.no_dy = (bits >> 8 & 3) == 0;
     s.cut = P ? (int)(bits >> 10 & 1) : (int)((bits >> 10 & 0xff) % N_CUTS); /* P: by rows only */
     if (bits >> 18 & 1) {                                                    /* a variant */
         s.peepholes = (int)(bits >> 19 & 7), s.coupled = (bits >> 22 & 3) == 0;
@@ -285,10 +286,10 @@ static void test_one_row(const fl_kernels *simd, int dtype) {
 /* Weights as they are: forward a step of a tile's rows, backward any rows of whole vectors. */
 static void test_unpacked(const fl_kernels *simd, int dtype) {
     const ptrdiff_t L = simd->lanes[dtype], rows = simd->tile_rows;
-    for (ptrdiff_t B = 1; B <= 2 * rows; B++)
+    for (ptrdiff_t B = 1; B <= 12; B++) /* an outer product takes eight rows at once */
         for (ptrdiff_t v = 1; v <= 5; v++)
             for (int odd = 0; odd < 2; odd++) {
-                lstm_case s = drawn(B > rows ? 2 : 1, B, (6 - v) * L, v * L - odd, 0);
+                lstm_case s = drawn(B > 8 ? 2 : 1, B, (6 - v) * L, v * L - odd, 0);
                 s.unpacked = B <= rows, s.no_columns = !odd, s.save = 1;
                 s.fused |= s.unpacked, s.add &= odd;
                 if (B == 1) s.cut = BY_ROWS; /* a thread may have no row */

@@ -8,7 +8,7 @@ cdef extern from "lstm.h":
 
     ctypedef struct fl_lstm:
         Py_ssize_t T, B, I, H, P, U, L
-        bint reverse, save
+        bint reverse, save, walk
         const Py_ssize_t *active
         const void *x
         const void *w_ih

@@ -17,6 +17,7 @@ says what they compute. Here is how:
 """
 
 from libc.string cimport memset
+from numpy cimport ndarray
 
 import numpy as np
 
@@ -87,7 +88,7 @@ cdef class Direction:
         return Scratch() if scratch is None else scratch
 
     def forward(
-        self, x, dict weights, tuple start, y, tuple end, lengths=None, bint reverse=False,
+        self, ndarray x, dict weights, tuple start, y, tuple end, lengths=None, bint reverse=False,
         bint save=False, mask=None, reset=None, rng=None,
     ):
         """Write y and the final state to end; returns the tape, or None without ``save``.
@@ -101,7 +102,7 @@ cdef class Direction:
         h_n, c_n = end
         masks = {}
         if rng is not None:
-            shape = *x.shape[:2], c_n.shape[1]
+            shape = x.shape[0], x.shape[1], c_n.shape[1]
             masks = cell_masks(self.spec, rng, shape, h_n.shape[1], x.dtype)
         packed = self.weights.get(weights, masks, x.shape[0], x.shape[1])
         kept = masked_forward(self, packed, x, h0, c0, y, h_n, c_n, lengths, reverse, save, mask,
@@ -170,8 +171,8 @@ cdef masked_backward(
 # -- forward ---------------------------------------------------------------------------------
 
 cdef run_forward(
-    Direction self, Weights weights, x, h0, c0, y, h_n, c_n, lengths, bint reverse, bint save,
-    reset, dict masks,
+    Direction self, Weights weights, ndarray x, h0, c0, y, h_n, c_n, lengths, bint reverse,
+    bint save, reset, dict masks,
 ):
     """Write y, h_n and c_n; returns what a Tape keeps, but for the steps; without ``save`` None."""
     cdef fl_lstm q
@@ -187,6 +188,7 @@ cdef run_forward(
         h0, c0 = (None if s is None else s[order] for s in given)
     x, h0, c0 = contiguous(x), contiguous(h0), contiguous(c0)
     describe(&job, &q, weights, T, B)
+    weights.q.walk ^= T & 1  # the next call begins with the panels that this one ends with
     q.reverse, q.active = reverse, <const Py_ssize_t *>address(active)
     cut_time(&job, save)
     if ragged or view_of(y).stride[2] != 1:
@@ -272,7 +274,8 @@ cdef run_backward(
     cdef Job job
     cdef View view
     cdef Weights weights = tape.weights
-    inputs, order, x = tape.inputs, tape.order, tape.x
+    cdef ndarray x = tape.x
+    inputs, order = tape.inputs, tape.order
     cdef Py_ssize_t T = x.shape[0], B = x.shape[1]
     ragged, dtype = order is not None, x.dtype
     _, active = by_length(tape.lengths, T, inputs.B)

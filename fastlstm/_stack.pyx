@@ -10,6 +10,8 @@ the other, as PyTorch has them. All arrays were checked before.
 In Cython only because a call of one step would feel the interpreter.
 """
 
+from numpy cimport ndarray
+
 import numpy as np
 
 from ._memory cimport empty
@@ -91,7 +93,8 @@ def by_cell(states):
 
 
 def stack_forward(
-    list cells, x, list widths, list starts, lengths, list masks, bint save, out=None, steps=None,
+    list cells, ndarray x, list widths, list starts, lengths, list masks, bint save, out=None,
+    steps=None,
 ):
     """The outputs, the final states and the tapes of a stack of recurrent layers.
 

@@ -49,6 +49,19 @@ def test_determinism_layers_with_any_number_of_threads(make_layer, dtype, thread
         assert_identical(run_layer(make_layer, problem), answer, f"{stack} with {n} threads")
 
 
+@pytest.mark.parametrize("T", [1, 2, 3])
+@pytest.mark.parametrize("B", [1, 2])
+def test_determinism_a_call_does_not_depend_on_the_one_before(make_layer, dtype, T, B):
+    """It begins with the panels that the last one ended with."""
+    lstm = make_layer(9, 150, seed=0, dtype=dtype)
+    x = np.random.default_rng(1).standard_normal((T, B, 9)).astype(dtype)
+    for _ in range(2):
+        first, second = lstm(x), lstm(x)
+        np.testing.assert_array_equal(first[0], second[0])
+        np.testing.assert_array_equal(first[1], second[1])
+        lstm.parameters()  # from now on a step reads the weights as they are
+
+
 @batches
 def test_determinism_a_row_does_not_depend_on_its_batch(simd, dtype, case):
     problem = make_problem(case, dtype)

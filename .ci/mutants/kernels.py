@@ -131,9 +131,15 @@ MUTANTS = {
     ),
     "simd: tiles overlap": (
         GEMM,
-        "i * (n / tiles) + FL_MIN(i, n % tiles)",
-        "i * (n / tiles)",
+        "i * tiles.rows + FL_MIN(i, tiles.larger)",
+        "i * tiles.rows",
         LSTM,
+    ),
+    "simd: outer products of more than eight rows begin anew": (
+        GEMM,
+        "p_row, k == 0,",
+        "p_row, 1,",
+        STEPS,
     ),
     "simd: the last row of a full tile": (GEMM, "BODY(3, nv)", "BODY(2, nv)", LSTM),
     "simd: one row: peepholes of the first panel for all": (
