@@ -30,9 +30,15 @@ cdef int describe(
     Job *job, fl_lstm *q, Weights weights, Py_ssize_t T, Py_ssize_t B
 ) except -1
 cdef int cut_time(Job *job, bint save) except -1
+
+
 cdef inline Py_ssize_t groups_of_panels(const fl_lstm *q) noexcept nogil:
     """Groups of four panels, whose step backward is one tile."""
     return (q.U + 3) // 4
+
+
+cdef inline double flop_of_step(const fl_lstm *q) noexcept nogil:
+    return 8.0 * q.B * q.H * (q.I + q.P)
 
 
 cdef int units_team_size(const fl_lstm *q) noexcept nogil

@@ -82,10 +82,6 @@ cdef inline bint is_fused(const fl_lstm *q, Py_ssize_t tile_rows, Py_ssize_t ite
         q.L * row <= FUSED_PANEL_BYTES or q.H * row >= FUSED_BYTES)
 
 
-cdef inline double flop_of_step(const fl_lstm *q) noexcept nogil:
-    return 8.0 * q.B * q.H * (q.I + q.P)
-
-
 cdef int units_team_size(const fl_lstm *q) noexcept nogil:
     """How many threads share the units of a step: one, where a projection needs all of them."""
     if q.w_proj != NULL:

@@ -25,7 +25,7 @@ from ._variants import variant_memory
 
 from ._blas_step cimport project, step_forward
 from ._csrc cimport fl_lstm
-from ._job cimport Job, describe, step_ns, units_team_size
+from ._job cimport Job, describe, flop_of_step, step_ns, units_team_size
 from ._memory cimport Scratch, allocate
 from ._packed cimport Weights
 from ._team cimport team_barrier, team_together, team_worth
@@ -152,7 +152,7 @@ cdef class Stream:
             q.state_slots, q.gate_slots, q.m_slots = 2, 1, 1
             q.y_t = q.y_b = q.P
             row += 2 * q.h_row + 7 * q.U * q.L + q.P
-            flop += 8.0 * B * q.H * (q.I + q.P)
+            flop += flop_of_step(q)
             self.alone_ns += step_ns(&self.layers[k].job, 1)
         if B > (LARGEST // item - 64 * self.L) // row:
             raise MemoryError(f"cannot allocate batch_size = {B} times {row * item} bytes")

@@ -35,10 +35,14 @@ class Module:
         self.dtype = None if nothing else checks.float_dtype("dtype", dtype)
         self._parameters = Parameters(shapes, self.dtype or np.dtype("float32"))
 
+    def _give_out(self):
+        """The parameters, for others: whoever has their memory may write to it at any time."""
+        return self._parameters
+
     @property
     def flat(self):
         """All parameters as one contiguous 1-D buffer."""
-        return self._parameters.flat
+        return self._give_out().flat
 
     @flat.setter
     def flat(self, value):  # so that ``module.flat += step`` works; the buffer stays the same
@@ -47,7 +51,7 @@ class Module:
 
     def parameters(self):
         """Return the parameters by name, as views into `flat`."""
-        return self._parameters
+        return self._give_out()
 
     def bind(self, flat):
         """Move the parameters, with their values, onto another buffer.

@@ -118,23 +118,11 @@ class LayerValue(Module):
     # -- parameters --------------------------------------------------------------------------
 
     def _give_out(self):
-        """Before others get at the memory of the parameters: they may write to it at any time.
-
-        Until then nobody can, and a call need not compare them with those it has packed.
-        """
+        # Until now nobody could write to them, and a call need not compare them with what it packed
         with self._guard:
             if self._unseen:
                 self._use(self._parameters)
-
-    @property
-    def flat(self):
-        """All parameters as one contiguous 1-D buffer. Calls compare from now on: `parameters`."""
-        self._give_out()
-        return self._parameters.flat
-
-    @flat.setter
-    def flat(self, value):
-        Module.flat.fset(self, value)
+        return self._parameters
 
     def parameters(self):
         """The parameters by name, as views into `flat`.
@@ -260,8 +248,10 @@ class LayerValue(Module):
     def __getstate__(self):
         """What pickle and copy keep: arguments, values, and where the dropout's generator is."""
         arguments = {**self.config, "backend": self.backend}
-        frozen = not self.flat.flags.writeable
-        return {"arguments": arguments, "flat": self.flat, "rng": self._rng, "frozen": frozen}
+        flat = self._parameters.flat
+        frozen = not flat.flags.writeable
+        # a copy: from protocol 5 on pickle hands out the memory itself
+        return {"arguments": arguments, "flat": flat.copy(), "rng": self._rng, "frozen": frozen}
 
     def __setstate__(self, state):
         self.__init__(**self._arguments_of(state["arguments"]))
