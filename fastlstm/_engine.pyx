@@ -27,7 +27,6 @@ from .segments import Checkpointed, CheckpointTape, backward_in_pieces
 from .sequences import Steps
 from .spec import Spec
 from .tape import StepNorms, Tape
-from ._memory import aligned
 from ._rows import by_length, in_callers_rows, resets_of, sorted_input
 from ._variants import variant_memory
 
@@ -36,7 +35,7 @@ from ._blas_step cimport backward_scratch
 from ._csrc cimport fl_lstm, fl_work
 from ._job cimport Job, cut_time, describe, interrupted, team_size
 from ._loops cimport backward_work, forward_work, gradient_work
-from ._memory cimport Scratch, contiguous, empty
+from ._memory cimport Scratch, aligned, contiguous, empty
 from ._packed cimport KeptWeights, Weights, weights_once
 from ._team cimport team_share, team_together
 from ._variants cimport describe_in_full, use_gradients, use_memory
@@ -445,7 +444,7 @@ def lstm_backward(
     q, dy, dh_n, dc_n = checks.backward_inputs(tape, dy, dstate)
     k1, k2 = checks.truncation(k1, k2, q.spec, step_norms)
     dw = {name: aligned(w.shape, w.dtype) for name, w in q.weights.items()}
-    dh0, dc0 = np.empty_like(dh_n), np.empty_like(dc_n)
+    dh0, dc0 = aligned((q.B, q.P), dh_n.dtype), aligned((q.B, q.H), dc_n.dtype)
     if k1 is not None or isinstance(tape, CheckpointTape):
         return backward_in_pieces(
             tape, Direction(q.spec), dy, (dh_n, dc_n), (dh0, dc0), dw, step_norms, k1, k2

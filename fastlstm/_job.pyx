@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A call as the loops over time read it: sizes, weights, which step, how many threads."""
 
+from libc.math cimport sqrt
 from libc.stdint cimport uintptr_t
 from libc.string cimport memset
 
@@ -17,10 +18,15 @@ cdef Py_ssize_t BLAS_CHUNK = 1 << 18, SIMD_CHUNK = 1 << 16
 # stay in L1 (40,32,45,45: 281 us by chunks, 275 so), and with weights so large that they leave no
 # room in L2 for the chunk (50,64,256,256: 17.4 and 16.7 ms; few rows, 50,8,512,512: 11.6 and 13.9).
 cdef Py_ssize_t FUSED_INPUTS = 8, FUSED_PANEL_BYTES = 1 << 15, FUSED_BYTES = 1 << 20
-# FLOP below which the team costs more than it brings, by what it shares: of a call for rows, of a
-# thread's part of a step for units; and the rows a thread wants at least, lest its tiles be small.
-cdef double ROWS_FLOP = 4e5, UNITS_FLOP = 7.5e4
+# FLOP of a call below which the team costs more than it brings: where it shares rows, and where it
+# shares units for each lane of a vector; and the rows a thread wants, lest its tiles be small.
+cdef double ROWS_FLOP = 4e5, UNITS_FLOP = 2e4
 cdef Py_ssize_t ROWS_A_THREAD = 4
+# The same of a step that n threads share by units, for each lane and n * n: their barrier takes as
+# long as there are threads. With two, T = 100, B = 1, of the time of one thread: I,H = 16,64 0.73,
+# 8,56 0.79, 8,48 0.84, 8,40 1.1; in float64 16,64 0.63, 8,40 0.72, 8,32 0.79, 8,20 1.0 (AVX2 on a
+# Zen 3, 2026-11).
+cdef double STEP_FLOP = 875
 # Bytes from which weights are read by one thread each, which share the units, rather than by all,
 # which share the rows; and the rows a thread wants, else, to repay reading all of them. Forward
 # with two threads 30,32,1024,1024 takes 0.85 of the time, 30,16,512,512 0.95, 30,64,768,768 0.98,
@@ -84,9 +90,10 @@ cdef inline bint is_fused(const fl_lstm *q, Py_ssize_t tile_rows, Py_ssize_t ite
 
 cdef int units_team_size(const fl_lstm *q) noexcept nogil:
     """How many threads share the units of a step: one, where a projection needs all of them."""
+    cdef double most = sqrt(flop_of_step(q) / (q.L * STEP_FLOP))
     if q.w_proj != NULL:
         return 1
-    return max(1, min(threads, groups_of_panels(q), <Py_ssize_t>(flop_of_step(q) / UNITS_FLOP)))
+    return max(1, min(threads, groups_of_panels(q), <Py_ssize_t>most))
 
 
 cdef long long step_ns(const Job *job, int n) noexcept nogil:
@@ -111,7 +118,8 @@ cdef int team_size(Job *job) noexcept:
     if job.simd == NULL or threads == 1:
         return 1
     if not shares_rows(q, job.is_f64):
-        job.by_units, n = True, units_team_size(q)
+        job.by_units = True
+        n = units_team_size(q) if flop_of_step(q) * q.T >= UNITS_FLOP * q.L else 1
     elif flop_of_step(q) * q.T < ROWS_FLOP:
         n = 1
     return team_worth(n, q.T * step_ns(job, 1))

@@ -51,7 +51,7 @@ cdef ndarray over(ndarray base, void *start, tuple shape, int type):
     return a
 
 
-def aligned(tuple shape, dtype, bint zeros=False):
+cpdef aligned(tuple shape, dtype, bint zeros=False):
     """A new array of float32 or float64 that starts on a cache line."""
     cdef npy_intp size = dtype.itemsize, n
     for n in shape:

@@ -6,13 +6,12 @@ from libc.string cimport memcmp, memcpy, memset
 
 import numpy as np
 
-from ._memory import aligned
 from ._variants import NOT_IN_STEP
 
 from ._arrays cimport address, view_of
 from ._csrc cimport fl_flag_is_up, fl_raise_flag, fl_work
 from ._kernels cimport kernels, squash, threads
-from ._memory cimport contiguous
+from ._memory cimport aligned, contiguous
 from ._team cimport team_share
 from ._variants cimport describe_variant, name_peepholes
 

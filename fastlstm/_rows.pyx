@@ -7,7 +7,7 @@ Cython only because a call of one step would feel the interpreter.
 
 import numpy as np
 
-from ._memory import aligned
+from ._memory cimport aligned
 
 __all__ = ["by_length", "in_callers_rows", "resets_of", "sorted_input"]
 

@@ -15,7 +15,6 @@ from .activations import ACTIVATIONS
 from .siblings import (
     GRUCell, RNNCell, SiblingTape, SLSTMCell, backward_inputs, forward_inputs,
 )
-from ._memory import aligned
 from ._rows import by_length, sorted_input
 
 from ._activations cimport Activation
@@ -23,6 +22,7 @@ from ._arrays cimport View, address, view_of
 from ._csrc cimport fl_now_ns
 from ._job cimport blas_gemm
 from ._kernels cimport squash
+from ._memory cimport aligned
 from ._sibling_cells cimport GRU, RNN, SLSTM, Sibling
 from ._sibling_loops cimport BACKWARD, CHUNK, FORWARD, GRADIENTS, do_task
 

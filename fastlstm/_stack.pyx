@@ -14,13 +14,15 @@ from numpy cimport ndarray
 
 import numpy as np
 
-from ._memory cimport empty
+from ._memory cimport aligned, empty
 
 __all__ = ["by_argument", "by_cell", "new_states", "stack_backward", "stack_forward"]
 
 
 def new_states(list widths, Py_ssize_t D, Py_ssize_t B, dtype):
-    """Uninitialised states of all cells, contiguous cell by cell.
+    """Uninitialised states of all cells, contiguous cell by cell, each from a cache line on.
+
+    Two threads that add up parts of dh0 would else wait for each other's line.
 
     Parameters
     ----------
@@ -48,9 +50,9 @@ def new_states(list widths, Py_ssize_t D, Py_ssize_t B, dtype):
     first = widths[0]
     for sizes in widths:
         if sizes != first:
-            return tuple([tuple([empty((D, B, n), dtype) for n in state])
+            return tuple([tuple([aligned((D, B, n), dtype) for n in state])
                           for state in zip(*widths)])
-    return tuple([empty((rows, B, n), dtype) for n in first])
+    return tuple([aligned((rows, B, n), dtype) for n in first])
 
 
 def by_argument(parameters, list names):
