@@ -226,7 +226,8 @@ cdef run_forward(
         y[...] = to
     if not save:
         return None
-    gates = gates[:T]  # without a step there is one slot too many
+    if T == 0:
+        gates = gates[:0]  # there is one slot too many
     return h, c, gates, m, order, x, weights, memory, resets
 
 
@@ -277,7 +278,7 @@ cdef run_backward(
     inputs, order = tape.inputs, tape.order
     cdef Py_ssize_t T = x.shape[0], B = x.shape[1]
     ragged, dtype = order is not None, x.dtype
-    _, active = by_length(tape.lengths, T, inputs.B)
+    _, active = by_length(tape.lengths, T, inputs.B if ragged else B)
     weights.prepare_backward(T * B, add)
     describe(&job, &q, weights, T, B)
     q.reverse, q.active, q.add = inputs.reverse, <const Py_ssize_t *>address(active), add

@@ -123,7 +123,7 @@ def stack_forward(
     Returns
     -------
     y : ndarray (T, B, D*(H|P))
-    h_n, ... : S final states as of `new_states`
+    finals : S final states as of `new_states`
     tapes : list of L lists of D tapes
         None each without ``save``.
     """
@@ -150,7 +150,7 @@ def stack_forward(
         if masks[layer] is not None:
             y *= masks[layer]
         x = y
-    return y, *finals, tapes
+    return y, finals, tapes
 
 
 def stack_backward(
@@ -171,7 +171,7 @@ def stack_backward(
     Returns
     -------
     dx : ndarray (T, B, I)
-    dh0, ... : S gradients with respect to the initial states as of `new_states`
+    dstarts : S gradients with respect to the initial states as of `new_states`
 
     Raises
     ------
@@ -179,8 +179,8 @@ def stack_backward(
         The tapes were consumed before.
     """
     cdef Py_ssize_t L = len(cells), D = len(cells[0]), layer, d, P, k
-    inputs = tapes[0][0].inputs
-    initial = new_states(widths, D, inputs.B, inputs.x.dtype)
+    cdef ndarray x = tapes[0][0].inputs.x
+    initial = new_states(widths, D, x.shape[1], x.dtype)
     dstarts = by_cell(initial)
     for layer in reversed(range(L)):
         P = widths[layer][0]
@@ -194,4 +194,4 @@ def stack_backward(
             dx_d = cell.backward(tapes[layer][d], dy_d, dends[k], dstarts[k], grads[k])
             dx = dx_d if dx is None else np.add(dx, dx_d, out=dx)  # both read the same x
         dy = dx
-    return dy, *initial
+    return dy, initial

@@ -42,6 +42,8 @@ def probability(name, value):
 
 def checkpoint(value, spec):
     """The steps between two checkpoints: 0 for True, about sqrt(T); None for False."""
+    if value is False:
+        return None
     if isinstance(value, (bool, np.bool_)):
         steps = 0 if value else None
     else:

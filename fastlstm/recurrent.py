@@ -131,7 +131,7 @@ class Recurrent(LayerValue):
         cells, every = self._cells, checks.checkpoint(checkpoint, getattr(self, "spec", None))
         if every is not None:
             cells = [[(Checkpointed(cell, every), w) for cell, w in layer] for layer in cells]
-        y, *finals, tapes = stack_forward(
+        y, finals, tapes = stack_forward(
             cells, x, self.state_widths, starts, lengths, masks, save, out, steps
         )
         tape = self._tape(self, batched, learned, cells, tapes, masks) if save else None
@@ -179,9 +179,10 @@ class Recurrent(LayerValue):
             raise TypeError(
                 f"tape must be the {self._tape.__name__} that forward of this layer returned"
             )
-        x, B, dends = tape.tapes[0][0].inputs.x, tape.tapes[0][0].inputs.B, self._zeros
+        x, dends = tape.tapes[0][0].inputs.x, self._zeros
+        T, B, _ = x.shape
         if dy is not None:
-            y_shape = self._y_shape(len(x), B, tape.batched)
+            y_shape = self._y_shape(T, B, tape.batched)
             dy = self._as_steps(checks.gradient("dy", dy, *y_shape, ("x", x)))
         if dstate is not None:
             dends = self._by_cell(
@@ -191,7 +192,7 @@ class Recurrent(LayerValue):
         dw = by_argument(grads, self._names)
         given = tape.cells, tape.tapes, self.state_widths, tape.masks, dy, dends, dw
         if k1 is None:
-            dx, *dstarts = stack_backward(*given)
+            dx, dstarts = stack_backward(*given)
         else:
             dx, cells = truncated_backward(*given, k1, k2)
             dstarts = new_states(self.state_widths, 1, B, self.dtype)
@@ -356,10 +357,10 @@ class Recurrent(LayerValue):
     def _states_as_given(states, batched):
         """The states as the caller has them: alone where there is one."""
         if not batched:
-            states = [
+            states = tuple(
                 tuple(a[:, 0] for a in s) if isinstance(s, tuple) else s[:, 0] for s in states
-            ]
-        return tuple(states) if len(states) > 1 else states[0]
+            )
+        return states if len(states) > 1 else states[0]
 
 
 def _state(name, value, symbols, expected, like):

@@ -271,9 +271,9 @@ def truncated_backward(cells, tapes, widths, masks, dy, dends, grads, k1, k2):
         starts = [tape.state_before(t0, t1) for tape in _flat(tapes)]
         masks_w = [None if m is None else m[t0:t1] for m in masks]
         flags = steps_in({k: a for k, a in _steps_of(inputs).items() if k != "rng"}, t0, t1)
-        *_, inner = stack_forward(window, x[t0:t1], widths, starts, lengths_in(lengths, t0, t1),
-                                  masks_w, True, None, flags)  # fmt: skip
-        dx_w, *first = stack_backward(window, inner, widths, masks_w, dy_w, dends_w, grads)
+        _, _, inner = stack_forward(window, x[t0:t1], widths, starts, lengths_in(lengths, t0, t1),
+                                    masks_w, True, None, flags)  # fmt: skip
+        dx_w, first = stack_backward(window, inner, widths, masks_w, dy_w, dends_w, grads)
         dx[t0:t1] += dx_w
         for total, dw in zip(totals, grads, strict=True):
             for name, d in dw.items():

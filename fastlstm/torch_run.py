@@ -238,7 +238,7 @@ def run_forward(plan, x, states, weights, masks, batch_sizes, save):
     if layout.batch_first:  # y shall be contiguous for the caller
         size = D * (plan.proj_size or plan.hidden_size)
         out = np.empty((x.shape[1], x.shape[0], size), x.dtype).swapaxes(0, 1)
-    y, *ends, tapes = stack_forward(
+    y, ends, tapes = stack_forward(
         cells, x, plan.widths, plan.by_cell([layout.state(s) for s in states]),
         layout.lengths, masks, save, out,
     )  # fmt: skip
@@ -257,7 +257,7 @@ def run_backward(plan, record, dy, dends):
         for directions in record.cells
         for _, weights in directions
     ]
-    dx, *dstarts = stack_backward(
+    dx, dstarts = stack_backward(
         record.cells, tapes, plan.widths, record.masks,
         None if dy is None else layout.to_steps(array(dy)),
         plan.by_cell([layout.state(s) for s in dends]), grads,
