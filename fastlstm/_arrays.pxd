@@ -6,8 +6,8 @@ of one step asks for a dozen.
 """
 
 from numpy cimport (
-    NPY_FLOAT64, PyArray_DATA, PyArray_IS_C_CONTIGUOUS, PyArray_NDIM, PyArray_STRIDES, PyArray_TYPE,
-    ndarray,
+    NPY_FLOAT64, PyArray_DATA, PyArray_DIMS, PyArray_IS_C_CONTIGUOUS, PyArray_NDIM,
+    PyArray_STRIDES, PyArray_TYPE, ndarray,
 )
 
 cdef extern from *:
@@ -37,3 +37,14 @@ cdef inline View view_of(ndarray a) except *:
 cdef inline void *address(ndarray a) except? NULL:
     """Where the array's numbers are; NULL for None."""
     return NULL if a is None else PyArray_DATA(a)
+
+
+cdef inline bint alike(ndarray a, ndarray b) noexcept:
+    """Whether two arrays have one dtype, both of native byte order, and one shape."""
+    cdef int k
+    if PyArray_TYPE(a) != PyArray_TYPE(b) or PyArray_NDIM(a) != PyArray_NDIM(b):
+        return False
+    for k in range(PyArray_NDIM(a)):
+        if PyArray_DIMS(a)[k] != PyArray_DIMS(b)[k]:
+            return False
+    return True

@@ -3,12 +3,13 @@
 
 from cpython.ref cimport Py_REFCNT
 from libc.string cimport memcmp, memcpy, memset
+from numpy cimport PyArray_NBYTES, ndarray
 
 import numpy as np
 
 from ._variants import NOT_IN_STEP
 
-from ._arrays cimport address, view_of
+from ._arrays cimport address, alike, view_of
 from ._csrc cimport fl_flag_is_up, fl_raise_flag, fl_work
 from ._kernels cimport kernels, squash, threads
 from ._memory cimport aligned, contiguous
@@ -57,11 +58,11 @@ cdef void compare(void *arg, int share, int n) noexcept nogil:
         fl_raise_flag(&job.differ)
 
 
-cdef bint same_bytes(a, b) except -1:
+cdef bint same_bytes(ndarray a, ndarray b) except -1:
     """Whether two contiguous arrays of one shape and dtype hold the same."""
     cdef Comparison job
     job.a, job.b = <const char *>address(a), <const char *>address(b)
-    job.size, job.differ = a.nbytes, 0
+    job.size, job.differ = PyArray_NBYTES(a), 0
     share_out(compare, &job, job.size, SHARED_BYTES)
     return not job.differ
 
@@ -253,7 +254,7 @@ cdef class Weights:
             if w is None or kept is None:
                 if w is not kept:
                     return False
-            elif w.shape != kept.shape or w.dtype != kept.dtype:
+            elif not alike(w, kept):
                 return False
         return True
 
