@@ -61,6 +61,7 @@
  * together. 1,1,256,512: a tile in registers, which leaves each row after four vectors, takes 1.5
  * times as long, in float64 2.6 times (Zen 3, 2026-11). */
 #    define ROWS_AT_ONCE        (VL < 4 ? VL : 4)
+#    define OUTER_ROWS          8 /* of P in an outer product: their factors stay in registers */
 #    define FL_UNROLL           _Pragma("GCC unroll 8")
 #    define FL_UNROLL_ALL       _Pragma("GCC unroll 16")
 #    define LANE_INT            FL_LANE_INT_(REAL_BITS)
@@ -88,22 +89,23 @@
     default: {                                                                                     \
         BODY(6, nv)                                                                                \
     }
-#    define FL_ROWS_2_TO_8(BODY, nv)                                                               \
-        FL_CASE(BODY, 2, nv)                                                                       \
-        FL_CASE(BODY, 3, nv)                                                                       \
-        FL_CASE(BODY, 4, nv)                                                                       \
-        FL_CASE(BODY, 5, nv)                                                                       \
-        FL_CASE(BODY, 6, nv)                                                                       \
-        FL_CASE(BODY, 7, nv)                                                                       \
-    default: {                                                                                     \
-        BODY(8, nv)                                                                                \
-    }
 #    define FL_ROWS(BODY, rows, nv)                                                                \
         switch (rows) { FL_CASE(BODY, 1, nv) FL_CAT2(FL_ROWS_2_TO, TILE_ROWS)(BODY, nv) }
 #    define FL_TWO_ROWS(BODY, rows, nv) /* two or more */                                          \
         switch (rows) { FL_CAT2(FL_ROWS_2_TO, TILE_ROWS)(BODY, nv) }
-#    define FL_UP_TO_8(BODY, n)                                                                    \
-        switch (n) { FL_CASE(BODY, 1, 1) FL_ROWS_2_TO_8(BODY, 1) }
+#    define FL_OUTER(BODY, rows) /* up to OUTER_ROWS */                                            \
+        switch (rows) {                                                                            \
+            FL_CASE(BODY, 1, 1)                                                                    \
+            FL_CASE(BODY, 2, 1)                                                                    \
+            FL_CASE(BODY, 3, 1)                                                                    \
+            FL_CASE(BODY, 4, 1)                                                                    \
+            FL_CASE(BODY, 5, 1)                                                                    \
+            FL_CASE(BODY, 6, 1)                                                                    \
+            FL_CASE(BODY, 7, 1)                                                                    \
+        default: {                                                                                 \
+            BODY(OUTER_ROWS, 1)                                                                    \
+        }                                                                                          \
+        }
 #    define FL_TILE(BODY, rows, vectors)                                                           \
         switch (vectors) {                                                                         \
         case 1: FL_ROWS(BODY, rows, 1) break;                                                      \
@@ -335,7 +337,7 @@ static void FN(product_transposed)(ptrdiff_t M, ptrdiff_t K, const REAL *a, cons
 FL_INLINE void FN(add_rows)(const int mr, const int kn, ptrdiff_t N, const REAL *d, ptrdiff_t d_row,
                             ptrdiff_t d_k, const REAL *restrict w, ptrdiff_t w_row, int first,
                             REAL *restrict c, ptrdiff_t c_row) {
-    V factors[TILE_ROWS][8];
+    V factors[TILE_ROWS][OUTER_ROWS];
     FL_UNROLL for (int m = 0; m < mr; m++) {
         FL_UNROLL for (int k = 0; k < kn; k++) factors[m][k] = V_SET1(d[m * d_row + k * d_k]);
     }
@@ -380,13 +382,13 @@ static void FN(outer_product)(ptrdiff_t H, ptrdiff_t K, ptrdiff_t N, ptrdiff_t u
                               REAL *c) {
     for (ptrdiff_t g = 0; g < 4; g++)
         for (ptrdiff_t u = u0; u < u1; u++)
-            for (ptrdiff_t k = 0; k < K; k += 8) {
+            for (ptrdiff_t k = 0; k < K; k += OUTER_ROWS) {
                 const REAL *d_k = d + k * d_row + u * GROUP + g * VL, *p_k = p + k * p_row;
                 REAL *c_u = c + (g * H + u * VL) * N;
 #define BODY(kn, nv)                                                                               \
     for (ptrdiff_t l = 0; l < FL_MIN(VL, H - u * VL); l++)                                         \
         FN(add_rows)(1, kn, N, d_k + l, 0, d_row, p_k, p_row, k == 0, c_u + l * N, 0);
-                FL_UP_TO_8(BODY, K - k)
+                FL_OUTER(BODY, K - k)
 #undef BODY
             }
 }
