@@ -81,11 +81,13 @@
     default: {                                                                                     \
         BODY(3, nv)                                                                                \
     }
-#    define FL_ROWS_2_TO_6(BODY, nv)                                                               \
+#    define FL_CASES_2_TO_5(BODY, nv)                                                              \
         FL_CASE(BODY, 2, nv)                                                                       \
         FL_CASE(BODY, 3, nv)                                                                       \
         FL_CASE(BODY, 4, nv)                                                                       \
-        FL_CASE(BODY, 5, nv)                                                                       \
+        FL_CASE(BODY, 5, nv)
+#    define FL_ROWS_2_TO_6(BODY, nv)                                                               \
+        FL_CASES_2_TO_5(BODY, nv)                                                                  \
     default: {                                                                                     \
         BODY(6, nv)                                                                                \
     }
@@ -96,10 +98,7 @@
 #    define FL_OUTER(BODY, rows) /* up to OUTER_ROWS */                                            \
         switch (rows) {                                                                            \
             FL_CASE(BODY, 1, 1)                                                                    \
-            FL_CASE(BODY, 2, 1)                                                                    \
-            FL_CASE(BODY, 3, 1)                                                                    \
-            FL_CASE(BODY, 4, 1)                                                                    \
-            FL_CASE(BODY, 5, 1)                                                                    \
+            FL_CASES_2_TO_5(BODY, 1)                                                               \
             FL_CASE(BODY, 6, 1)                                                                    \
             FL_CASE(BODY, 7, 1)                                                                    \
         default: {                                                                                 \

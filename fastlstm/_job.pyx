@@ -90,9 +90,10 @@ cdef inline bint is_fused(const fl_lstm *q, Py_ssize_t tile_rows, Py_ssize_t ite
 
 cdef int units_team_size(const fl_lstm *q) noexcept nogil:
     """How many threads share the units of a step: one, where a projection needs all of them."""
-    cdef double most = sqrt(flop_of_step(q) / (q.L * STEP_FLOP))
+    cdef double most
     if q.w_proj != NULL:
         return 1
+    most = sqrt(flop_of_step(q) / (q.L * STEP_FLOP))
     return max(1, min(threads, groups_of_panels(q), <Py_ssize_t>most))
 
 

@@ -332,9 +332,10 @@ cdef class Stream:
         self.layers[self.L - 1].q.y = y
         for k in range(self.L):
             self.layers[k].q.reverse = self.parity
-            n = max(n, units_team_size(&self.layers[k].q))
         if self.release_gil:
             self.busy = True
+            for k in range(self.L):
+                n = max(n, units_team_size(&self.layers[k].q))
             with nogil:
                 team_together(team_worth(n, self.alone_ns), all_layers, &step)
             self.busy = False

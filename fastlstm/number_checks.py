@@ -42,14 +42,13 @@ def probability(name, value):
 
 def checkpoint(value, spec):
     """The steps between two checkpoints: 0 for True, about sqrt(T); None for False."""
-    if value is False:
-        return None
-    if isinstance(value, (bool, np.bool_)):
-        steps = 0 if value else None
-    else:
+    if not isinstance(value, (bool, np.bool_)):
         steps = integer("checkpoint", value, 1)
-    if steps is not None:
-        _no_gates_carried("checkpoint", spec)
+    elif value:
+        steps = 0
+    else:
+        return None
+    _no_gates_carried("checkpoint", spec)
     return steps
 
 
