@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -53,32 +52,38 @@ def cache_bytes():
     return sizes
 
 
-def probe(threads):
-    """FMA peak and read bandwidths with `threads` threads at once, measured now.
+class Probe:
+    """`probe.c`, compiled into `folder`: what this machine can do at best."""
 
-    Returns
-    -------
-    dict or None
-        `isa`, `float32_gflops`, `float64_gflops`, `l1_gbytes`, `l2_gbytes`, `l3_gbytes`, all
-        threads together; None where there is no C compiler that takes `probe.c`.
-    """
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        return None
-    sizes = cache_bytes()
-    reads = sizes[1] // 2, sizes[2] // 2, max(4 * sizes[2], sizes[3] // 4) // threads
-    with tempfile.TemporaryDirectory() as folder:
+    def __init__(self, folder):
+        self._program = None  # where there is no C compiler that takes it
+        compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+        if compiler is None:
+            return
         program = Path(folder) / "probe"
         build = [*compiler.split(), "-O2", "-ffp-contract=fast", "-pthread", str(_HERE / "probe.c")]
         try:
             subprocess.run([*build, "-o", str(program)], check=True, capture_output=True)
-            done = subprocess.run(
-                [str(program), str(threads), *map(str, reads)], check=True, capture_output=True
-            )
         except (OSError, subprocess.CalledProcessError) as problem:
             print(f"no probe of the machine: {problem}", file=sys.stderr)
+        else:
+            self._program = program
+
+    def measure(self, threads, slots=40):
+        """FMA peak and read bandwidths with `threads` threads at once, the best of `slots` slots.
+
+        Returns
+        -------
+        dict or None
+            `isa`, `float32_gflops`, `float64_gflops`, `l1_gbytes`, `l2_gbytes`, `l3_gbytes`, all
+            threads together; None without a program.
+        """
+        if self._program is None:
             return None
-    return json.loads(done.stdout)
+        sizes = cache_bytes()
+        reads = sizes[1] // 2, sizes[2] // 2, max(4 * sizes[2], sizes[3] // 4) // threads
+        command = [str(self._program), *map(str, (threads, slots, *reads))]
+        return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
 def cpu_seconds():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Times ours and the peers by turns: one worker per engine, one of them working at a time."""
 
+import os
 import statistics
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from .worker import Worker, WorkerFailed
 
 NAP, NAPS = 0.01, 50  # after its turn an engine gets up to 50 naps of 10 ms to stop spinning
 QUIET = 0.05  # it is quiet when it burns less than this part of a nap
+PROBE_SLOTS = 3  # of the probe's turn in a round, which takes about as long as an engine's
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,16 @@ def start_workers(names, threads, log):
     return workers, versions
 
 
-def measure_row(workers, case, dtype, what, threads, answers, settings):
-    """One row of the report: every engine that can do it, timed by turns.
+def measure_row(workers, case, dtype, what, threads, answers, settings, probe):
+    """One row of the report: every engine that can do it, timed by turns, as is the machine.
 
     Returns
     -------
     dict
         `case`, `what`, `dtype`, `threads`, `flops`, `engines`: for each engine either `us`
         (median of the rounds' medians), `min_us`, `rounds`, `how`, `error_eps`, `idle_cpu`, or
-        `skipped`, the reason; and `foreign_cpu`, how many CPUs other processes kept busy.
+        `skipped`, the reason; `probe`, the medians of what the machine could do in each round,
+        or None; and `foreign_cpu`, how many CPUs other processes kept busy.
     """
     row = {
         "case": case.name,
@@ -93,7 +96,7 @@ def measure_row(workers, case, dtype, what, threads, answers, settings):
             "idle_cpu": 0.0,
         }
         ready.append(name)
-    _take_turns({name: workers[name] for name in ready}, row, settings)
+    _take_turns({name: workers[name] for name in ready}, row, settings, probe)
     for name in ready:
         entry = row["engines"][name]
         if entry.get("rounds"):
@@ -102,15 +105,11 @@ def measure_row(workers, case, dtype, what, threads, answers, settings):
     return row
 
 
-def _take_turns(workers, row, settings):
-    names, own, burnt = list(workers), 0.0, dict.fromkeys(workers, 0.0)
+def _take_turns(workers, row, settings, probe):
+    names, own, burnt, probes = list(workers), 0.0, dict.fromkeys(workers, 0.0), []
     for worker in workers.values():
         _settle(worker)
-    total_before, began, self_before = (
-        machine.cpu_seconds(),
-        time.perf_counter(),
-        time.process_time(),
-    )
+    total_before, began, self_before = machine.cpu_seconds(), time.perf_counter(), _own_cpu()
     for turn in range(settings.rounds):
         first = turn % len(names) if names else 0
         for name in names[first:] + names[:first]:
@@ -120,12 +119,28 @@ def _take_turns(workers, row, settings):
             entry = row["engines"][name]
             entry["rounds"].append(round(statistics.median(samples), 4))
             entry["min_us"] = round(min(entry["min_us"], *samples), 4)
+        probes.append(probe.measure(row["threads"], PROBE_SLOTS))
     wall = time.perf_counter() - began
-    own += time.process_time() - self_before
+    own += _own_cpu() - self_before
+    row["probe"] = _medians(probes)
     for name in names:
         row["engines"][name]["idle_cpu"] = round(burnt[name] / wall, 4)
     if total_before is not None:
         row["foreign_cpu"] = round(max(0.0, machine.cpu_seconds() - total_before - own) / wall, 3)
+
+
+def _own_cpu():
+    """CPU seconds of this process and of the probes that it waited for."""
+    return sum(os.times()[:4])
+
+
+def _medians(probes):
+    """The median of each figure in the probes; None where there are none."""
+    return probes[0] and {
+        name: round(statistics.median(probe[name] for probe in probes), 2)
+        for name in probes[0]
+        if name.endswith(("_gflops", "_gbytes"))
+    }
 
 
 def _settle(worker):
@@ -182,9 +197,9 @@ def measure(
         "rows": [],
     }
     with tempfile.TemporaryDirectory() as folder:
-        answers = Answers(folder)
+        answers, probe = Answers(folder), machine.Probe(folder)
         for threads in thread_counts:
-            run["probes"][str(threads)] = machine.probe(threads)
+            run["probes"][str(threads)] = probe.measure(threads)
             workers, versions = start_workers(engines or ENGINES, threads, log)
             run["versions"] |= versions
             try:
@@ -192,7 +207,7 @@ def measure(
                     for dtype in dtypes:
                         for case in cases.selection(what, dtype, names):
                             row = measure_row(
-                                workers, case, dtype, what, threads, answers, settings
+                                workers, case, dtype, what, threads, answers, settings, probe
                             )
                             run["rows"].append(row)
                             log(_progress(row))

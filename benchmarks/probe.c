@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT
  * What this machine can do: FMA peak and read bandwidth of each cache, on n threads at once.
  *
- *     probe THREADS L1_BYTES L2_BYTES L3_BYTES   ->   one line of JSON
+ *     probe THREADS SLOTS L1_BYTES L2_BYTES L3_BYTES   ->   one line of JSON
  *
  * The sizes are what each thread reads over and over: about half of its L1, half of its L2, its
  * share of L3. One kernel text (GCC's vector extension), compiled for AVX-512, AVX2 and the
- * baseline; CPUID chooses. Every figure is the best of some slots of a few milliseconds: other
+ * baseline; CPUID chooses. Every figure is the best of SLOTS slots of a few milliseconds: other
  * processes only ever slow it down.
  */
 #include <pthread.h>
@@ -15,7 +15,6 @@
 #include <string.h>
 #include <time.h>
 
-#define SLOTS        40
 #define SLOT_SECONDS 0.004
 
 typedef struct {
@@ -96,6 +95,7 @@ typedef struct {
     const float *data;
     size_t bytes;
     Job job;
+    int slots;
     pthread_barrier_t *barrier;
     double best; /* out: flops or bytes per second */
     double checksum;
@@ -131,7 +131,7 @@ static void *measure(void *argument) {
         rounds *= 2;
     }
     pthread_barrier_wait(task->barrier); /* all threads at once: caches and power are shared */
-    for (int slot = 0; slot < SLOTS; slot++) {
+    for (int slot = 0; slot < task->slots; slot++) {
         const double start = seconds(), done = work(task, rounds);
         const double rate = done / (seconds() - start);
         if (rate > task->best) task->best = rate;
@@ -145,7 +145,7 @@ static void fail(const char *what) {
 }
 
 /* The sum over threads of each one's best rate, in units of 1e9 a second. */
-static double total_rate(const Kernels *kernels, Job job, int threads, size_t bytes) {
+static double total_rate(const Kernels *kernels, Job job, int threads, int slots, size_t bytes) {
     pthread_t *ids = calloc((size_t)threads, sizeof *ids);
     Task *tasks = calloc((size_t)threads, sizeof *tasks);
     pthread_barrier_t barrier;
@@ -157,7 +157,7 @@ static double total_rate(const Kernels *kernels, Job job, int threads, size_t by
             if (posix_memalign(&data, 4096, bytes)) fail("allocate");
             memset(data, 0, bytes);
         }
-        tasks[k] = (Task){kernels, data, bytes, job, &barrier, 0, 0};
+        tasks[k] = (Task){kernels, data, bytes, job, slots, &barrier, 0, 0};
     }
     for (int k = 1; k < threads; k++)
         if (pthread_create(&ids[k], NULL, measure, &tasks[k])) fail("start a thread");
@@ -177,19 +177,21 @@ static double total_rate(const Kernels *kernels, Job job, int threads, size_t by
 }
 
 int main(int argc, char **argv) {
-    if (argc != 5) {
-        fprintf(stderr, "usage: probe THREADS L1_BYTES L2_BYTES L3_BYTES\n");
+    if (argc != 6) {
+        fprintf(stderr, "usage: probe THREADS SLOTS L1_BYTES L2_BYTES L3_BYTES\n");
         return 2;
     }
     const int threads = atoi(argv[1]) > 0 ? atoi(argv[1]) : 1;
+    const int slots = atoi(argv[2]) > 0 ? atoi(argv[2]) : 1;
     const Kernels *kernels = choose();
     printf("{\"isa\": \"%s\", \"threads\": %d", kernels->isa, threads);
-    printf(", \"float32_gflops\": %.2f", total_rate(kernels, FMA32, threads, 0));
-    printf(", \"float64_gflops\": %.2f", total_rate(kernels, FMA64, threads, 0));
+    printf(", \"float32_gflops\": %.2f", total_rate(kernels, FMA32, threads, slots, 0));
+    printf(", \"float64_gflops\": %.2f", total_rate(kernels, FMA64, threads, slots, 0));
     for (int level = 1; level <= 3; level++) {
-        const size_t bytes = (size_t)atoll(argv[1 + level]) / 512 * 512;
+        const size_t bytes = (size_t)atoll(argv[2 + level]) / 512 * 512;
         if (bytes)
-            printf(", \"l%d_gbytes\": %.2f", level, total_rate(kernels, READ, threads, bytes));
+            printf(", \"l%d_gbytes\": %.2f", level,
+                   total_rate(kernels, READ, threads, slots, bytes));
     }
     printf("}\n");
     return 0;

@@ -38,9 +38,15 @@ def gflops(row):
     return row["flops"] / ours / 1e3 if ours else None
 
 
+def probe_of(run, row):
+    """What the machine could do on as many threads: by turns with the row, or in files of before
+    2026-12 when the run began; or None."""
+    return row.get("probe") or run["probes"].get(str(row["threads"]))
+
+
 def peak_fraction(run, row):
-    """GFLOP/s over the FMA peak of as many threads, measured in the same run; or None."""
-    probe, speed = run["probes"].get(str(row["threads"])), gflops(row)
+    """GFLOP/s over the FMA peak of as many threads, measured by turns with the row; or None."""
+    probe, speed = probe_of(run, row), gflops(row)
     return speed / probe[f"{row['dtype']}_gflops"] if probe and speed else None
 
 
@@ -53,7 +59,7 @@ def bandwidth(run, row):
         Bytes of weights read a second; 1 to 3, the level where each thread's share of the
         recurrent weights fits; the fraction of that level's measured bandwidth.
     """
-    case, probe = cases.by_name(row["case"]), run["probes"].get(str(row["threads"]))
+    case, probe = cases.by_name(row["case"]), probe_of(run, row)
     ours = microseconds(row)
     if case.B > 1 or not ours or not probe:
         return None

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import bars, cases, epoch, measure, oracle, render, report, rows, worker
+from benchmarks import bars, cases, epoch, machine, measure, oracle, render, report, rows, worker
 from benchmarks.engine import Call, Engine
 from benchmarks.numpy_loop import NumpyLSTM
 from benchmarks.peers import ENGINES
@@ -157,6 +157,28 @@ class Zeros(Engine):
         return {"zeros": Call(lambda: y, lambda: {"y": y})}
 
 
+class Machine:
+    """A probe whose figures are known: in each round another."""
+
+    def __init__(self):
+        self.peaks = [90.0, 100.0, 80.0]
+
+    def measure(self, threads, slots):
+        return {
+            "isa": "avx2",
+            "threads": threads,
+            "float32_gflops": self.peaks.pop(),
+            "l2_gbytes": 7,
+        }
+
+
+class NoMachine:
+    """A probe without a compiler."""
+
+    def measure(self, threads, slots):
+        return None
+
+
 def test_wrong_peer_is_not_timed(monkeypatch, tmp_path):
     case = TINY[0]
     monkeypatch.setitem(cases._BY_NAME, case.name, case)
@@ -166,11 +188,39 @@ def test_wrong_peer_is_not_timed(monkeypatch, tmp_path):
     }
     settings = measure.Settings(rounds=2, seconds=0)
     answers = measure.Answers(tmp_path)
-    row = measure.measure_row(workers, case, "float32", "forward", 1, answers, settings)
+    row = measure.measure_row(
+        workers, case, "float32", "forward", 1, answers, settings, NoMachine()
+    )
     assert row["engines"]["zeros"]["skipped"].startswith("WrongResult: y is off by")
     assert "time" not in workers["zeros"].asked
     assert row["engines"]["numpy"]["us"] > 0
     assert row["flops"] == case.flops("forward")
+    assert row["probe"] is None
+
+
+def test_machine_has_its_turn_in_every_round(monkeypatch, tmp_path):
+    case = TINY[0]
+    monkeypatch.setitem(cases._BY_NAME, case.name, case)
+    workers = {"numpy": HereWorker(ENGINES["numpy"], monkeypatch)}
+    settings = measure.Settings(rounds=3, seconds=0)
+    row = measure.measure_row(
+        workers, case, "float32", "forward", 1, measure.Answers(tmp_path), settings, Machine()
+    )
+    assert row["probe"] == {"float32_gflops": 90, "l2_gbytes": 7}
+
+
+def test_probe_measures_every_figure(tmp_path):
+    found = machine.Probe(tmp_path).measure(2, slots=1)
+    assert found.pop("isa") in ("avx512", "avx2", "baseline")
+    assert found.pop("threads") == 2
+    figures = ["float32_gflops", "float64_gflops", "l1_gbytes", "l2_gbytes", "l3_gbytes"]
+    assert [name for name, value in found.items() if value > 0] == figures
+
+
+def test_no_probe_without_a_compiler(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("CC", "false")
+    assert machine.Probe(tmp_path).measure(1) is None
+    assert "no probe of the machine" in capsys.readouterr().err
 
 
 def test_worker_process_answers_and_fails_cleanly(tmp_path):
@@ -266,6 +316,8 @@ def test_rows_derived_figures(run):
     assert rows.geometric_mean([]) is None
     assert rows.gflops(slow) == pytest.approx(8 * 512 * 1024 * 50 * 64 / 80000 / 1e3)
     assert rows.peak_fraction(run, slow) == pytest.approx(rows.gflops(slow) / 200)
+    beside = {**slow, "probe": {"float32_gflops": 160.0}}
+    assert rows.peak_fraction(run, beside) == pytest.approx(rows.gflops(slow) / 160)
     gbytes, level, fraction = rows.bandwidth(run, fast)
     assert gbytes == pytest.approx(4 * 4 * 64 * (16 + 100 * 64) / 50 / 1e3)
     assert (level, fraction) == (2, gbytes / 100)
