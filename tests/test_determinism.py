@@ -17,6 +17,7 @@ BATCHES = (
     Case(B=7, I=12, H=20, lengths=(7, 3, 0, 1, 6, 7, 2)),
     Case(B=7, I=3, H=20, lengths=(7, 3, 0, 1, 6, 7, 2), reverse=True),
     Case(T=40, B=33, I=9, H=70), Case(T=5, B=4, I=20, H=150),
+    Case(T=40, B=5, I=9, H=200),  # three chunks of time
     Case(T=3, B=26, I=300, H=270), Case(T=4, B=27, I=20, H=40),  # x is multiplied in the steps
     Case(B=9, I=12, H=70, P=37), Case(B=7, I=3, H=20, P=9, lengths=(7, 3, 0, 1, 6, 7, 2)),
 )  # fmt: skip
@@ -75,6 +76,22 @@ def test_determinism_a_row_does_not_depend_on_its_batch(simd, dtype, case):
         y, (h, c), _ = simd.lstm_forward(**arguments)
         some = dict(y=whole[:, rows], h_n=h_n[rows], c_n=c_n[rows])
         assert_identical(dict(y=y, h_n=h, c_n=c), some, f"{case} rows {rows}")
+
+
+@pytest.mark.parametrize("I", [1, 3, 4, 8])
+def test_determinism_gradients_of_a_row_in_one_step(simd, dtype, I):
+    """Of more rows the weights are packed."""
+    problem = make_problem(Case(T=1, B=9, I=I, H=33), dtype)
+    whole = run(simd, problem)
+    for rows in ([0], [3, 5], [8, 1, 2]):
+        state = tuple(a[rows] for a in problem.state)
+        _, _, tape = simd.lstm_forward(
+            **problem.forward() | dict(x=problem.x[:, rows], state=state)
+        )
+        dend = tuple(a[rows] for a in problem.dstate)
+        dx, (dh0, dc0), _ = simd.lstm_backward(tape, problem.dy[:, rows], dend)
+        some = dict(dx=whole["dx"][:, rows], dh0=whole["dh0"][rows], dc0=whole["dc0"][rows])
+        assert_identical(dict(dx=dx, dh0=dh0, dc0=dc0), some, f"I = {I}, rows {rows}")
 
 
 @batches

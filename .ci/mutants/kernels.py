@@ -105,6 +105,12 @@ MUTANTS = {
         "V_ADD(V_ADD(sum[0], sum[1]), sum[2])",
         LSTM,
     ),
+    "simd: dx of few inputs in another order without packing": (
+        GRADIENTS,
+        "if (q->I <= FEW_INPUTS) { /*",
+        "if (q->I <= FEW_INPUTS && q->panels) { /*",
+        SAME_BITS,
+    ),
     "simd: db of the last block only": (
         GRADIENTS,
         "return n0 > 0 || q->add ?",
