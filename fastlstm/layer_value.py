@@ -98,10 +98,10 @@ class LayerValue(Module):
             if kind == "bias" and self._sums_biases:  # the sum of PyTorch's two
                 value += self._rng.uniform(-bound, bound, value.shape)
 
-    def _use(self, parameters, unseen=False):
-        """Let the layer live in these parameters, of whose memory nobody else knows if unseen."""
+    def _use(self, parameters, unseen=False, frozen=False):
+        """Let the layer live in these parameters, of whose memory nobody else knows if unseen, and
+        which never change if frozen."""
         self._parameters = parameters
-        frozen = unseen or not parameters.flat.flags.writeable
         # of each cell: the arguments of its function that it has, and their names here
         self._names = [
             [(argument, name + suffix) for argument, name in self._arguments.items()
@@ -111,9 +111,10 @@ class LayerValue(Module):
         # _cells[layer][direction]: what runs it, its weights by the names of its function, None
         # where it has none
         D, none = len(self._directions), dict.fromkeys(self._arguments)
-        cells = [(self._direction(frozen), none | w) for w in by_argument(parameters, self._names)]
+        trusted = unseen or frozen
+        cells = [(self._direction(trusted), none | w) for w in by_argument(parameters, self._names)]
         self._cells = [cells[k : k + D] for k in range(0, len(cells), D)]
-        self._unseen = unseen
+        self._unseen, self._frozen = unseen, frozen
 
     # -- parameters --------------------------------------------------------------------------
 
@@ -153,9 +154,10 @@ class LayerValue(Module):
         Recurrent
             The layer itself.
         """
-        flat = self._parameters.flat.copy()
-        flat.flags.writeable = False
-        self._use(Parameters(self._parameters.shapes, self.dtype, flat))
+        memory = self._parameters.flat.copy()
+        memory.flags.writeable = False
+        flat = memory[:]  # a view, which cannot be made writeable again
+        self._use(Parameters(self._parameters.shapes, self.dtype, flat), frozen=True)
         return self
 
     def state_dict(self):
@@ -208,7 +210,7 @@ class LayerValue(Module):
         with self._guard:
             for name, value in loaded.items():
                 self._parameters[name][...] = value
-            self._use(self._parameters, self._unseen)
+            self._use(self._parameters, self._unseen, self._frozen)
 
     def cell_weights(self):
         """The weights of each layer and direction by the names of their function; views."""
@@ -249,9 +251,9 @@ class LayerValue(Module):
         """What pickle and copy keep: arguments, values, and where the dropout's generator is."""
         arguments = {**self.config, "backend": self.backend}
         flat = self._parameters.flat
-        frozen = not flat.flags.writeable
         # a copy: from protocol 5 on pickle hands out the memory itself
-        return {"arguments": arguments, "flat": flat.copy(), "rng": self._rng, "frozen": frozen}
+        state = {"arguments": arguments, "flat": flat.copy(), "rng": self._rng}
+        return {**state, "frozen": self._frozen}
 
     def __setstate__(self, state):
         self.__init__(**self._arguments_of(state["arguments"]))

@@ -36,8 +36,8 @@ class Recurrent(LayerValue):
 
     _tape = LayerTape
 
-    def _use(self, parameters, unseen=False):
-        super()._use(parameters, unseen)
+    def _use(self, parameters, unseen=False, frozen=False):
+        super()._use(parameters, unseen, frozen)
         # the initial states of each cell where they are zeros
         self._zeros = [(None,) * len(self._states)] * len(self._suffixes)
 

@@ -141,7 +141,8 @@ class CheckpointTape(Tape):
             self.weights = {**weights, "w_hh": weights["w_hh"] * self.dropped}
         self.pieces = pieces_of(len(x), cell.every or isqrt(len(x) - 1) + 1, reverse)
         first = (np.zeros_like(e) if s is None else s for s, e in zip(start, end, strict=True))
-        self.states = [tuple(np.array(self.sorted(s)) for s in first)]
+        # contiguous, as the states after each piece are to be
+        self.states = [tuple(np.array(self.sorted(s), order="C") for s in first)]
 
     h = c = gates = property(
         lambda self: self._refuse(),

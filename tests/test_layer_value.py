@@ -78,6 +78,20 @@ def test_layer_bind_moves_the_parameters(make_layer, dtype):
         lstm.bind(large)
 
 
+def test_layer_in_a_read_only_view_is_not_frozen(make_layer):
+    """Whoever has the buffer may write to it still."""
+    lstm = make_layer(3, 4, seed=0)
+    base, x = np.ones_like(lstm.flat), np.ones((5, 2, 3), np.float32)
+    view, state = base[:], lstm.state_dict()
+    lstm.bind(view)
+    view.flags.writeable = False
+    lstm.load_state_dict(state)
+    before = lstm(x)[0]
+    base[...] = 0
+    assert before.any()
+    assert not lstm(x)[0].any()
+
+
 def test_layer_freeze_makes_read_only(make_layer):
     problem = make_stack_problem(DEEP)
     lstm = with_weights(make_layer, problem)
@@ -91,6 +105,9 @@ def test_layer_freeze_makes_read_only(make_layer):
         lstm.parameters()["bias_l0"][0] = 1
     with pytest.raises(ValueError, match="read-only"):
         lstm.load_state_dict(problem.weights)
+    for view in (lstm.flat, lstm.parameters()["bias_l0"]):
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            view.flags.writeable = True
 
 
 def test_layer_starts_from_its_seed(make_layer, dtype):

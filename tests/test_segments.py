@@ -24,6 +24,8 @@ CASES = (
     Case(T=9, B=3, spec=Spec(layer_norm=True, gate=("hard_sigmoid", 0.2, 0.5))),
     Case(T=40, B=14, I=9, H=70),
     Case(T=6, B=3, I=20, H=150),
+    Case(T=9, B=1, I=1, H=19),  # pieces of one step, on weights that are not packed
+    Case(T=9, B=3, I=4, H=19),
 )
 cases = pytest.mark.parametrize("case", CASES, ids=str)
 SIMD = [name for name in backend.implementations() if name not in ("reference", "none")]
@@ -146,6 +148,16 @@ def test_checkpoint_gradients_are_those_of_a_tape(implementation, dtype, case, e
         assert_identical(results, answer, f"{case} every {every}")
     else:
         assert_matches(results, wide(answer), dtype, case)
+
+
+def test_checkpoint_takes_a_state_in_any_order(implementation, dtype):
+    """Strides of Fortran are those of a transposed array."""
+    case = Case(T=10, B=3, I=8, H=8)
+    problem, given = arguments(case, dtype)
+    answer = gradients(implementation, problem, given)
+    given["state"] = tuple(np.asfortranarray(s) for s in given["state"])
+    results = gradients(implementation, problem, given, checkpoint=3)
+    assert_matches(results, wide(answer), dtype, case)
 
 
 STOCHASTIC = Spec(zoneout_h=0.3, zoneout_c=0.2, recurrent_dropout=0.4, weight_drop=0.3)

@@ -33,8 +33,8 @@ MUTANTS = {
     ),
     "layer: loading hides what was given out": (
         "fastlstm/layer_value.py",
-        "self._use(self._parameters, self._unseen)",
-        "self._use(self._parameters, True)",
+        "self._use(self._parameters, self._unseen, self._frozen)",
+        "self._use(self._parameters, True, self._frozen)",
         LAYER,
     ),
     "layer: a tape does not give the weights out": (
@@ -121,7 +121,19 @@ MUTANTS = {
         "open(target, 'wb').write(open(temporary, 'rb').read()); os.unlink(temporary)",
         "tests/test_atomic_save.py",
     ),
+    "layer: read-only is taken for frozen": (
+        "fastlstm/layer_value.py",
+        "trusted = unseen or frozen",
+        "trusted = unseen or not parameters.flat.flags.writeable",
+        LAYER,
+    ),
     # -- time in pieces, episodes
+    "segments: a checkpoint has the strides of its state": (
+        "fastlstm/segments.py",
+        'self.sorted(s), order="C")',
+        "self.sorted(s))",
+        SEGMENTS,
+    ),
     "segments: every window has all of dy": (
         "fastlstm/segments.py",
         "dy_w[b0 - t0 : b1 - t0] = dy[b0:b1]",
