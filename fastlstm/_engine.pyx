@@ -8,7 +8,7 @@ says what they compute. Here is how:
 * Rows of different length are put in order, longest first, and rows without a step are left out.
   So the rows that have a step t are the first ``active[t]``, and nothing is computed in vain.
 * W_ih x[t] is formed for a chunk of time at once, straight into the buffer of the gates; a step
-  adds W_hh h[t-1] there and activates the gates in place.
+  adds W_hh h[t-1] there and activates the gates in place. Or a step multiplies x, too (`_job`).
 * The backward loop replaces the gates by their gradients in place. After it one product each
   gives dw_hh, dw_ih and dx: their sums run over all steps and rows.
 * A step is one of csrc/step.inc.h (SIMD, packed weights) where this processor has one that serves
@@ -295,7 +295,9 @@ cdef run_backward(
         dh_all = aligned((T, B, q.h_row), dtype, ragged)
         dm = aligned((B, q.U * q.L), dtype)
     q.dx, q.dh_all, q.dm = address(dx), address(dh_all), address(dm)
-    use_tape(&q, tape, dw)
+    # the cells before a reset have their slots for a while: not where others may read the tape
+    c = tape._c.copy() if keep and tape.resets is not None else tape._c
+    use_tape(&q, tape, c, dw)
     _kept = None if tape.kept is None else use_kept(&job, tape.kept, dw, dtype, keep)
     if step_norms:
         norms = aligned((T, B, q.U, 2), dtype, True)
@@ -357,9 +359,10 @@ cdef int put(void *start, Py_ssize_t size, to, value) except -1:
     return 0
 
 
-cdef int use_tape(fl_lstm *q, tape, dict dw) except -1:
-    """Let the loops find the tape, but for its gates, and where the gradients of weights go."""
-    q.x, q.h, q.c = address(tape.x), address(tape._h), address(tape._c)
+cdef int use_tape(fl_lstm *q, tape, c, dict dw) except -1:
+    """Let the loops find the tape, its cells apart from it, but for its gates, and where the
+    gradients of weights go."""
+    q.x, q.h, q.c = address(tape.x), address(tape._h), address(c)
     q.m = address(tape.h_raw)
     q.state_slots, q.gate_slots, q.m_slots = q.T + 1, max(1, q.T), max(1, q.T)
     q.dw_ih, q.dw_hh = address(dw["w_ih"]), address(dw["w_hh"])

@@ -69,6 +69,24 @@ def test_processes_eight_threads(make_layer, dtype, shared):
             np.testing.assert_array_equal(a, b)
 
 
+def test_processes_one_tape_for_all(threads):
+    """With `keep` it may be read by several at once, also where rows were reset."""
+    threads(1)
+    rng = np.random.default_rng(0)
+    lstm, x = fl.LSTM(16, 128, seed=0), rng.standard_normal((120, 4, 16), np.float32)
+    w_ih, w_hh, bias = (lstm.parameters()[f"{n}_l0"] for n in ("weight_ih", "weight_hh", "bias"))
+    reset, dy = rng.random((120, 4)) < 0.3, rng.standard_normal((120, 4, 128), np.float32)
+    _, _, tape = fl.lstm_forward(x, w_ih, w_hh, bias, reset=reset)
+    answer = fl.lstm_backward(tape, dy, keep=True)[0]
+
+    def work(k):
+        return [fl.lstm_backward(tape, dy, keep=True)[0] for _ in range(30)]
+
+    for results in together(4, work):
+        for dx in results:
+            np.testing.assert_array_equal(dx, answer)
+
+
 def test_processes_eight_threads_on_weights_that_change(make_layer, dtype):
     """Packed weights are replaced while others use them: each result is that of some weights."""
     problem = make_stack_problem(Stack(T=5, B=3, I=9, H=40), dtype)

@@ -164,6 +164,12 @@ MUTANTS = {
         LSTM,
     ),
     # -- time in pieces, episodes
+    "engine: cells before a reset in a tape that others read": (
+        ENGINE,
+        "tape._c.copy() if keep and tape.resets is not None else tape._c",
+        "tape._c",
+        "tests/test_processes.py",
+    ),
     "loops: a cell's gradient passes a reset": (
         LOOPS,
         "    memset(<real *>q.dc + r * q.U * q.L + at, 0, n * sizeof(real))\n",
