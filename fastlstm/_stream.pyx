@@ -2,20 +2,19 @@
 """The streaming step: one time step a call, the state kept between calls.
 
 Everything is prepared when the stream is made: packed weights, state, and for each layer the
-description that a step reads. A call checks two buffers and runs the steps; it allocates nothing
+description that a step reads. A call looks at two arrays and runs the steps; it allocates nothing
 where it is given ``out``.
 
 A step goes from slot 0 of the state to slot 1, the next from 1 to 0, which is what `reverse` means
 in fl_lstm: so nothing is copied, and the panels are walked to and fro.
 """
 
-from cpython.buffer cimport (
-    PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_IsContiguous, PyBuffer_Release,
-    PyObject_GetBuffer,
-)
 from cpython.mem cimport PyMem_RawFree
-from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy, memset
+from numpy cimport (
+    NPY_FLOAT32, NPY_FLOAT64, PyArray_DIMS, PyArray_ISCARRAY, PyArray_ISCARRAY_RO,
+    PyArray_NDIM, PyArray_TYPE, ndarray,
+)
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from . import checks
 from ._stack import by_cell, new_states
 from ._variants import variant_memory
 
+from ._arrays cimport address
 from ._blas_step cimport project, step_forward
 from ._csrc cimport fl_lstm
 from ._job cimport Job, describe, flop_of_step, step_ns, units_team_size
@@ -121,12 +121,14 @@ cdef class Stream:
             raise ValueError(
                 "a bidirectional LSTM cannot be streamed: its other direction starts at the end"
             )
-        if self.layers != NULL:
+        if self.keep is not None:
             raise RuntimeError("a stream is made once")
         self.batch_size = checks.integer("batch_size", batch_size, 1)
         self.input_size, self.output_size = lstm.input_size, lstm.output_size
         self.dtype, self.L = lstm.dtype, lstm.num_layers
         self.item = lstm.dtype.itemsize
+        PyMem_RawFree(self.layers)  # of one that could not be made
+        self.layers = NULL
         self.layers = <Layer *>allocate(self.L * sizeof(Layer), True, "the layers of a stream")
         self.prepare([Weights(arrays, lstm.spec, True) for arrays in lstm._weights()])
         self.widths = lstm.state_widths
@@ -188,7 +190,7 @@ cdef class Stream:
         cdef fl_lstm *q
         cdef Py_ssize_t k, b, item = self.item
         cdef char[::1] to
-        self.must_be_made()
+        self.must_be_idle()
         states = new_states(self.widths, 1, self.batch_size, self.dtype)
         for k, (h, c) in enumerate(by_cell(states)):
             q = &self.layers[k].q
@@ -204,7 +206,7 @@ cdef class Stream:
         cdef fl_lstm *q
         cdef Py_ssize_t k, b, item = self.item
         cdef const char[::1] row
-        self.must_be_made()
+        self.must_be_idle()
         like = ("the stream", np.empty(0, self.dtype))
         given = self.check_state("state", value, "{}", self.batch_size, like, cells="L")
         states = [own if a is None else a for a, own in zip(given, self.initial)]
@@ -218,10 +220,12 @@ cdef class Stream:
             if "ifo" in self.variants[k]:
                 self.variants[k]["ifo"][...] = 0
 
-    cdef int must_be_made(self) except -1:
-        """Refuse what `__new__` alone has made."""
+    cdef int must_be_idle(self) except -1:
+        """Refuse what `__new__` alone has made, and what another thread is inside of."""
         if self.keep is None:
             raise RuntimeError("this stream was not initialised: LSTM.stream makes one")
+        if self.busy:
+            raise RuntimeError("this stream is running in another thread; use one for each")
         return 0
 
     cdef char *h_row(self, const fl_lstm *q, Py_ssize_t b) noexcept:
@@ -251,27 +255,20 @@ cdef class Stream:
         RuntimeError
             Another thread is inside this stream.
         """
-        cdef Py_buffer x, y
-        cdef bint single
-        x_t = self.input_array(x_t)
-        PyObject_GetBuffer(x_t, &x, PyBUF_STRIDES)
-        try:
-            single = x.ndim == 1 and self.batch_size == 1
-            if not self.fits(&x, self.input_size, single):
-                checks.shape("x_t", x_t, "I" if single else "B, I",
-                             self.shape(self.input_size, single))
-            if out is None:
-                out = np.empty(self.shape(self.output_size, single), self.dtype)
-            PyObject_GetBuffer(self.output_array(out, single), &y, PyBUF_STRIDES | PyBUF_WRITABLE)
-            try:
-                if (<char *>x.buf < <char *>y.buf + y.len
-                        and <char *>y.buf < <char *>x.buf + x.len):
-                    raise ValueError("out must not overlap x_t, whose memory it shares")
-                self.run(x.buf, y.buf)
-            finally:
-                PyBuffer_Release(&y)
-        finally:
-            PyBuffer_Release(&x)
+        self.must_be_idle()
+        cdef ndarray x = self.input_array(x_t)
+        cdef bint single = PyArray_NDIM(x) == 1 and self.batch_size == 1
+        if not self.fits(x, self.input_size, single):
+            checks.shape("x_t", x, "I" if single else "B, I", self.shape(self.input_size, single))
+        if out is None:
+            out = np.empty(self.shape(self.output_size, single), self.dtype)
+        cdef ndarray y = self.output_array(out, single)
+        cdef char *x_start = <char *>address(x)
+        cdef char *y_start = <char *>address(y)
+        cdef Py_ssize_t row = self.batch_size * self.item
+        if x_start < y_start + row * self.output_size and y_start < x_start + row * self.input_size:
+            raise ValueError("out must not overlap x_t, whose memory it shares")
+        self.run(x_start, y_start)
         return out
 
     cdef tuple shape(self, Py_ssize_t size, bint single):
@@ -279,55 +276,44 @@ cdef class Stream:
             return (size,)
         return self.batch_size, size
 
-    cdef bint fits(self, const Py_buffer *a, Py_ssize_t size, bint single) noexcept:
+    cdef bint fits(self, ndarray a, Py_ssize_t size, bint single) noexcept:
         if single:
-            return a.shape[0] == size
-        return a.ndim == 2 and a.shape[0] == self.batch_size and a.shape[1] == size
+            return PyArray_NDIM(a) == 1 and PyArray_DIMS(a)[0] == size
+        return (PyArray_NDIM(a) == 2 and PyArray_DIMS(a)[0] == self.batch_size
+                and PyArray_DIMS(a)[1] == size)
 
-    cdef bint aligned(self, const Py_buffer *a) noexcept:
-        return <uintptr_t>a.buf % <uintptr_t>self.item == 0
+    cdef bint has_type(self, ndarray a) noexcept:
+        return PyArray_TYPE(a) == <int>(NPY_FLOAT64 if self.item == 8 else NPY_FLOAT32)
 
-    cdef object input_array(self, x_t):
+    cdef ndarray input_array(self, x_t):
         """x_t as a contiguous array of the stream's dtype."""
-        cdef Py_buffer a
-        cdef bint ready
-        if type(x_t) is np.ndarray and x_t.dtype is self.dtype:
-            PyObject_GetBuffer(x_t, &a, PyBUF_STRIDES)
-            ready = PyBuffer_IsContiguous(&a, b"C") and self.aligned(&a)
-            PyBuffer_Release(&a)
-            if ready:
-                return x_t
+        if type(x_t) is ndarray and self.has_type(x_t) and PyArray_ISCARRAY_RO(x_t):
+            return x_t
         x_t = checks.array("x_t", x_t)
         if x_t.dtype != self.dtype:
             raise TypeError(f"x_t is {x_t.dtype} but the stream is {self.dtype}")
         return np.ascontiguousarray(x_t)
 
-    cdef object output_array(self, out, bint single):
-        if type(out) is not np.ndarray:
+    cdef ndarray output_array(self, out, bint single):
+        """``out``, if a step may write there."""
+        if type(out) is not ndarray:
             raise TypeError(f"out must be an ndarray, got {type(out).__name__}")
-        if out.dtype is not self.dtype:
+        if not self.has_type(out):
             checks.same_dtype(("the stream", np.empty(0, self.dtype)), out=out)
-        cdef Py_buffer a
-        PyObject_GetBuffer(out, &a, PyBUF_STRIDES)
-        cdef bint right_shape = (a.ndim == 1 if single else a.ndim == 2) and self.fits(
-            &a, self.output_size, single)
-        cdef bint ready = PyBuffer_IsContiguous(&a, b"C") and self.aligned(&a) and not a.readonly
-        PyBuffer_Release(&a)
-        if not right_shape:
+        if not self.fits(out, self.output_size, single):
             checks.shape("out", out, "H|P" if single else "B, H|P",
                          self.shape(self.output_size, single))
-        if not ready:
-            raise ValueError("out must be writeable, contiguous and aligned")
+        if not PyArray_ISCARRAY(out):
+            raise ValueError("out must be writeable, contiguous, aligned and of native byte order")
         return out
 
     cdef int run(self, const void *x, void *y) except -1:
         """One step of all layers from x to y."""
+        self.must_be_idle()  # an array_like may have run Python code
         cdef Step step = Step(self.layers, self.L)
         cdef Py_ssize_t k
         cdef void *last = self.layers[self.L - 1].q.y
         cdef int n = 1
-        if self.busy:
-            raise RuntimeError("this stream is running in another thread; use one for each")
         self.layers[0].q.x = x
         self.layers[self.L - 1].q.y = y
         for k in range(self.L):

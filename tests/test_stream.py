@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Stream: step after step gives what the whole sequence gives, and the state can be moved."""
 
+import itertools
+import pickle
+import sys
+import tracemalloc
+
 import numpy as np
 import pytest
 from comparison import assert_matches
@@ -149,6 +154,29 @@ def test_stream_out_gets_the_result(make_layer, dtype, single):
         np.testing.assert_array_equal(out, twin.step(x_t))
 
 
+def test_stream_step_allocates_nothing_and_enters_no_python():
+    stream, x, out = fl.LSTM(3, 4, num_layers=2, seed=0).stream(), *vectors(3, 4)
+    x = pickle.loads(pickle.dumps(x))  # whose dtype is equal, but another object
+    stream.step(x, out=out)
+    calls, times = [], itertools.repeat(None, 100)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    tracemalloc.reset_peak()
+    for _ in times:
+        stream.step(x, out=out)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak == before
+    sys.setprofile(lambda frame, event, arg: calls.append((event, arg)))
+    stream.step(x, out=out)
+    sys.setprofile(None)
+    assert calls == [("c_call", sys.setprofile)]  # the one that ends it
+
+
+def vectors(*sizes):
+    return [np.ones(n, np.float32) for n in sizes]
+
+
 def test_stream_takes_read_only_and_strided_steps(make_layer, dtype):
     problem = make_stack_problem(Stack(), dtype)
     lstm = with_weights(make_layer, problem)
@@ -253,8 +281,21 @@ def test_stream_that_was_not_initialised_refuses_to_work():
         stream.state  # noqa: B018
     with pytest.raises(RuntimeError, match="not initialised"):
         stream.reset()
-    with pytest.raises((RuntimeError, TypeError, ValueError)):
-        stream.step(np.zeros((1, 1), np.float32))
+    for shape in ((1, 1), (0, 0)):  # of the second nothing is wrong
+        with pytest.raises((RuntimeError, TypeError, ValueError)):
+            stream.step(np.zeros(shape, np.float32))
+
+
+def test_stream_that_could_not_be_made_refuses_to_work():
+    stream, lstm = Stream.__new__(Stream), fl.LSTM(3, 4, seed=0)
+    with pytest.raises(MemoryError):
+        stream.__init__(lstm, 2**61)
+    with pytest.raises(RuntimeError, match="not initialised"):
+        stream.step(np.zeros(3, np.float32))
+    stream.__init__(lstm)
+    assert stream.step(np.zeros(3, np.float32)).shape == (4,)
+    with pytest.raises(RuntimeError, match="made once"):
+        stream.__init__(lstm)
 
 
 def test_stream_takes_misaligned_steps_but_no_misaligned_out(make_layer, dtype):
