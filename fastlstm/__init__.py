@@ -5,7 +5,7 @@ from . import _second_order, losses, optim, reference, schedules
 from ._stream import Stream
 from ._version import __version__
 from .backend import functions as _functions
-from .backend import get_num_threads, info, select, set_num_threads
+from .backend import info, select
 from .fit import DivergenceError, EarlyStopping, History, evaluate, fit
 from .io import load, save
 from .layer import LSTM
@@ -24,6 +24,7 @@ from .modules import (
 )
 from .sibling_layers import GRU, RNN, SLSTM
 from .spec import Spec
+from .threads import get_num_threads, set_num_threads
 
 _chosen = _functions()
 lstm_forward, lstm_backward = _chosen["lstm_forward"], _chosen["lstm_backward"]

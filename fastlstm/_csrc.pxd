@@ -114,6 +114,8 @@ cdef extern from "denormals.h":
     void fl_restore_denormals(unsigned long long before) noexcept nogil
 
 cdef extern from "pool.h":
+    enum:
+        FL_MAX_THREADS
     void fl_team_share(int n, fl_work work, void *arg) noexcept nogil
     void fl_team_together(int n, fl_work work, void *arg) noexcept nogil
     int fl_team_worth(int n, long long alone_ns) noexcept nogil

@@ -4,7 +4,7 @@
 import numpy as np
 
 from ._arrays cimport address
-from ._csrc cimport fl_best_isa, fl_isas, fl_kernels_for
+from ._csrc cimport FL_MAX_THREADS, fl_best_isa, fl_isas, fl_kernels_for
 from ._gates cimport libm_sigmoid_f32, libm_sigmoid_f64, libm_tanh_f32, libm_tanh_f64
 
 __all__ = ["elementwise", "get_isa", "get_threads", "isas", "set_isa", "set_threads"]
@@ -38,10 +38,10 @@ def set_isa(name):
     return before
 
 
-def set_threads(int n):
-    """Let the team have at most n threads."""
+def set_threads(n):
+    """Let the team have at most n threads, or as many as it can have."""
     global threads
-    threads = n
+    threads = min(n, FL_MAX_THREADS)
 
 
 def get_threads():

@@ -12,7 +12,6 @@ from . import (
     _engine,
     _kernels,
     _siblings,
-    checks,
     reference,
     reference_gru,
     reference_loop,
@@ -27,11 +26,9 @@ __all__ = [
     "direction",
     "elementwise",
     "functions",
-    "get_num_threads",
     "implementations",
     "info",
     "select",
-    "set_num_threads",
     "using_isa",
 ]
 
@@ -129,74 +126,6 @@ class SiblingDirection:
         return reference_loop.run_backward(tape, step, dy, dend, dstart, dw, keep)
 
 
-def set_num_threads(n):
-    """Let the engine use at most n threads.
-
-    Parameters
-    ----------
-    n : int, >= 1
-
-    Raises
-    ------
-    TypeError, ValueError
-        n is not an int of at least 1.
-
-    Notes
-    -----
-    The default is FASTLSTM_NUM_THREADS from the environment, else the processors that this
-    process may use (its affinity and the quota of its control group). BLAS has threads of its
-    own.
-
-    Examples
-    --------
-    >>> before = get_num_threads()
-    >>> set_num_threads(1)
-    >>> get_num_threads()
-    1
-    >>> set_num_threads(before)
-    """
-    _kernels.set_threads(checks.integer("n", n, 1))
-
-
-def get_num_threads():
-    """How many threads the engine uses at most.
-
-    Returns
-    -------
-    int
-
-    Examples
-    --------
-    >>> get_num_threads() >= 1
-    True
-    """
-    return _kernels.get_threads()
-
-
-def _available_processors():
-    """Processors that this process may use: its affinity, and the quota of its control group."""
-    try:
-        n = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this system
-        n = os.cpu_count() or 1
-    try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as line:
-            quota, period = line.read().split()
-        n = min(n, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):  # no control group, or "max"
-        pass
-    return n
-
-
-def _threads_at_start():
-    given = os.environ.get("FASTLSTM_NUM_THREADS")
-    if not given:
-        return _available_processors()
-    if not given.isdecimal() or int(given) < 1:
-        raise ValueError(f"FASTLSTM_NUM_THREADS must be an int of at least 1, got {given!r}")
-    return int(given)
-
-
 @contextmanager
 def using_isa(isa):
     """Run what is inside on the kernels of another instruction set: for tests and benchmarks."""
@@ -257,7 +186,7 @@ def info():
         "backend": select().__name__.rsplit(".", 1)[-1].lstrip("_"),
         "isa": _kernels.get_isa(),
         "isas": ", ".join(_kernels.isas()),
-        "threads": str(get_num_threads()),
+        "threads": str(_kernels.get_threads()),
     }
 
 
@@ -275,5 +204,4 @@ def _processor():
 
 if os.environ.get("FASTLSTM_ISA"):
     _kernels.set_isa(os.environ["FASTLSTM_ISA"])
-_kernels.set_threads(_threads_at_start())
 select()  # a wrong FASTLSTM_BACKEND is told at import, not at the first call

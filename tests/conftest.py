@@ -46,9 +46,9 @@ def problem(case, dtype):
 @pytest.fixture
 def threads():
     """A function that sets the number of threads for this test."""
-    before = backend.get_num_threads()
-    yield backend.set_num_threads
-    backend.set_num_threads(before)
+    before = fastlstm.get_num_threads()
+    yield fastlstm.set_num_threads
+    fastlstm.set_num_threads(before)
 
 
 @pytest.fixture

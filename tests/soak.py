@@ -132,7 +132,7 @@ def main(minutes, seed):
             with backend.using_isa(name):
                 (check_cell if rng.random() < 0.7 else check_layer)(rng, name, dtype)
         except BaseException:
-            print(f"round {n} of seed {seed}, {name}, {dtype}, {backend.get_num_threads()} threads")
+            print(f"round {n} of seed {seed}, {name}, {dtype}, {fl.get_num_threads()} threads")
             raise
         n += 1
         if passed > 15 * minutes:

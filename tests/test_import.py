@@ -3,30 +3,11 @@
 
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
+from processes import output, run
 
 import fastlstm
-
-
-def run(code, **environment):
-    """The finished process that ran ``code``."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("FASTLSTM_")}
-    return subprocess.run(
-        [sys.executable, "-c", code], env=inherited | environment, text=True,
-        capture_output=True, timeout=60, check=False,
-    )  # fmt: skip
-
-
-def output(code, **environment):
-    """What ``code`` prints; it must succeed."""
-    done = run(code, **environment)
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr
-    return done.stdout.strip()
-
 
 HEAVY = {"scipy", "sklearn", "matplotlib", "torch", "onnx", "onnxruntime", "keras", "h5py", "dask"}
 HEAVY |= {"pandas", "tqdm", "safetensors", "pytest"}
@@ -147,7 +128,7 @@ print("stopped")
 
 
 def test_import_threads_from_the_environment():
-    code = "from fastlstm import backend; print(backend.get_num_threads())"
+    code = "import fastlstm; print(fastlstm.get_num_threads())"
     assert output(code, FASTLSTM_NUM_THREADS="3") == "3"
     assert int(output(code)) >= 1
 
