@@ -249,6 +249,8 @@ cdef class Weights:
         """Whether weights of these shapes are packed the same way, for the kernels of now."""
         if self.simd == NULL or self.simd != simd_for(self.spec):
             return False
+        if len(arrays) != len(self.arrays):
+            return False
         for name, w in arrays.items():
             kept = self.arrays.get(name)
             if w is None or kept is None:
@@ -316,7 +318,7 @@ cdef class KeptWeights:
         hold no numbers, but for peepholes, and the columns that a backward pass may have packed."""
         cdef Weights weights = self.unpacked
         if (weights is not None and weights.h_columns is None and weights.peephole_panel is None
-                and weights.simd == simd_for(self.spec)):
+                and weights.simd == simd_for(self.spec) and len(weights.arrays) == len(arrays)):
             for name, w in arrays.items():
                 if weights.arrays.get(name) is not w:
                     break
