@@ -81,7 +81,7 @@ class Probe:
         if self._program is None:
             return None
         sizes = cache_bytes()
-        reads = sizes[1] // 2, sizes[2] // 2, max(4 * sizes[2], sizes[3] // 4) // threads
+        reads = sizes[1] // 2, sizes[2] // 2, max(4 * sizes[2], sizes[3] // 4 // threads)
         command = [str(self._program), *map(str, (threads, slots, *reads))]
         return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 

@@ -101,7 +101,7 @@ def measure_row(workers, case, dtype, what, threads, answers, settings, probe):
         entry = row["engines"][name]
         if entry.get("rounds"):
             entry["us"] = statistics.median(entry["rounds"])
-        workers[name].ask("release")
+            workers[name].ask("release")
     return row
 
 
@@ -113,8 +113,13 @@ def _take_turns(workers, row, settings, probe):
     for turn in range(settings.rounds):
         first = turn % len(names) if names else 0
         for name in names[first:] + names[:first]:
-            samples, idle, busy = workers[name].ask("time", settings.seconds)
-            own += idle + busy + _settle(workers[name])
+            try:
+                samples, idle, busy = workers[name].ask("time", settings.seconds)
+                own += idle + busy + _settle(workers[name])
+            except WorkerFailed as problem:  # the others go on
+                row["engines"][name] = {"skipped": str(problem)}
+                names.remove(name)
+                continue
             burnt[name] += idle
             entry = row["engines"][name]
             entry["rounds"].append(round(statistics.median(samples), 4))
@@ -136,7 +141,9 @@ def _own_cpu():
 
 def _medians(probes):
     """The median of each figure in the probes; None where there are none."""
-    return probes[0] and {
+    if not probes or probes[0] is None:
+        return None
+    return {
         name: round(statistics.median(probe[name] for probe in probes), 2)
         for name in probes[0]
         if name.endswith(("_gflops", "_gbytes"))
