@@ -22,7 +22,8 @@
  *
  * NaN gives NaN (why the constant comes first in V_MIN and V_MAX); sigmoid(-inf) = 0,
  * sigmoid(inf) = 1, tanh(+-inf) = +-1, all exact; tanh(-x) = -tanh(x) to the bit, zero included;
- * denormal arguments and results are as accurate as the rest. */
+ * denormal arguments and results are as accurate as the rest, unless the caller has them
+ * flushed, as the loops over time have. */
 
 /* EXP_SCALE: sigmoid works on 2^-k (1 + e^-x), so that e^-x does not overflow where the result is
  * denormal, and divides 2^-k by it: one rounding, also into the denormals.

@@ -5,8 +5,6 @@
 
 #include <string.h>
 
-#define FL_COUNT(array) (sizeof(array) / sizeof((array)[0]))
-
 /* __builtin_cpu_supports asks cpuid and, for the wide registers, whether the system saves them. */
 #if defined(__x86_64__) && defined(__GNUC__)
 extern const fl_kernels fl_kernels_avx512, fl_kernels_avx2;

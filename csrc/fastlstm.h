@@ -22,9 +22,10 @@ typedef struct {
     ptrdiff_t lanes[FL_N_DTYPES]; /* values in one vector */
     ptrdiff_t tile_rows;          /* rows that a step on weights as they are can have */
 
-    /* y[k] = sigmoid(x[k]) or tanh(x[k]) for 0 <= k < n, at most 3 ulp off (activations.inc.h).
-     * x and y: n values of the dtype, aligned as that dtype; y is x itself or does not overlap it.
-     * An element's result does not depend on its position, nor on its neighbours. */
+    /* y[k] = sigmoid(x[k]) or tanh(x[k]) for 0 <= k < n, at most 3 ulp off (activations.inc.h); in
+     * the loops over time, where denormals are flushed (denormals.h), a denormal result is 0. x and
+     * y: n values of the dtype, aligned as that dtype; y is x itself or does not overlap it. An
+     * element's result does not depend on its position, nor on its neighbours. */
     void (*sigmoid[FL_N_DTYPES])(const void *x, void *y, ptrdiff_t n);
     void (*tanh[FL_N_DTYPES])(const void *x, void *y, ptrdiff_t n);
 

@@ -31,7 +31,7 @@ typedef struct {
     const void *x;           /* (T,B,I) contiguous; zeros beyond a row's length */
     const void *w_ih, *w_hh; /* (4H,I) (4H,P) contiguous */
     const void *b, *w_proj;  /* (4H) or NULL; (P,H) or NULL */
-    const void *h0, *c0;     /* (B,P) (B,H) contiguous */
+    const void *h0, *c0;     /* (B,P) (B,H) contiguous; NULL: zeros */
 
     /* the variants that both steps serve; 0 and NULL: the default cell */
     int peepholes;          /* FL_PEEPHOLE_I | ...: the gates that see the cell */

@@ -136,7 +136,7 @@ static void FN(rows_to_lanes)(ptrdiff_t n, ptrdiff_t K, const REAL *from, ptrdif
 #undef K_SLICE
 #define K_SLICE ((ptrdiff_t)(16384 / (GROUP * (ptrdiff_t)sizeof(REAL))))
 
-#if !defined(ISA_NEON)
+#if defined(ISA_AVX512) || defined(ISA_AVX2)
 /* acc[m][g] += sum over the k of a cache line of a[m * a_row + k] * w[g][lane * w_row + k] for two
  * gates, gate_step apart */
 FL_INLINE void FN(accumulate_line)(const int mr, const REAL *a, ptrdiff_t a_row, const REAL *w,
@@ -166,7 +166,7 @@ FL_INLINE void FN(accumulate_unpacked)(const int mr, ptrdiff_t units, ptrdiff_t 
                                        V acc[][TILE_VECTORS]) {
     REAL slice[K_SLICE * GROUP];
     ptrdiff_t k = 0;
-#if !defined(ISA_NEON)
+#if defined(ISA_AVX512) || defined(ISA_AVX2)
     /* A cache line of each row at a time, whole, and two gates at a time: their chains of FMAs hide
      * each other's latency, and a processor fetches about as many rows ahead by itself. One row,
      * H = 256: a gate to its end takes 1.15 times as long with AVX-512, 1.2 times on a Zen 3, all

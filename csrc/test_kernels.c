@@ -132,18 +132,21 @@ static void sweep_floats(int function, uint32_t stride, worst *w) {
 
 static void sweep_float_nans(int function, uint32_t stride) {
     static float x[BLOCK], y[BLOCK];
-    for (uint64_t start = 0x7f800001u; start + (uint64_t)stride * BLOCK <= 0x80000000u;
-         start += (uint64_t)stride * BLOCK)
+    const uint32_t last = 0x7fffffffu;
+    for (uint64_t start = 0x7f800001u; start <= last; start += (uint64_t)stride * BLOCK) {
+        const uint64_t left = (last - start) / stride + 1;
+        const int n = left < BLOCK ? (int)left : BLOCK;
         for (uint32_t sign = 0; sign <= 1; sign++) {
-            for (uint32_t j = 0; j < BLOCK; j++)
-                x[j] = float_of((uint32_t)start + j * stride + (sign << 31));
+            for (int j = 0; j < n; j++)
+                x[j] = float_of((uint32_t)start + (uint32_t)j * stride + (sign << 31));
             for (int isa = 0; isa < n_isas; isa++) {
-                run(kernels[isa], function, FL_F32, x, y, BLOCK);
-                for (int j = 0; j < BLOCK; j++)
+                run(kernels[isa], function, FL_F32, x, y, n);
+                for (int j = 0; j < n; j++)
                     if (!isnan(y[j]))
                         fail(kernels[isa]->isa, function, FL_F32, "NaN lost", x[j], y[j]);
             }
         }
+    }
 }
 
 /* ---- float64: the exact result in long double (64 bits of fraction or more) ---- */
