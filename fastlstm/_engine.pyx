@@ -31,6 +31,7 @@ from ._rows import by_length, in_callers_rows, resets_of, sorted_input
 from ._variants import variant_memory
 
 from ._arrays cimport View, address, view_of
+from ._beside cimport Beside
 from ._blas_step cimport backward_scratch
 from ._csrc cimport fl_lstm, fl_work
 from ._job cimport Job, cut_time, describe, interrupted, team_size
@@ -72,6 +73,7 @@ cdef class Direction:
     """
 
     adds = True  # `backward` can go on with sums
+    pairs = True  # the two directions of a layer can run side by side: `beside`
 
     cdef readonly object spec
     cdef KeptWeights weights
@@ -88,14 +90,14 @@ cdef class Direction:
 
     def forward(
         self, ndarray x, dict weights, tuple start, y, tuple end, lengths=None, bint reverse=False,
-        bint save=False, mask=None, reset=None, rng=None,
+        bint save=False, mask=None, reset=None, rng=None, Beside beside=None,
     ):
         """Write y and the final state to end; returns the tape, or None without ``save``.
 
         x (T, B, I), y (T, B, H|P); start (h0, c0) and end (h_n, c_n), (B, H|P) and (B, H);
         h0, c0 None: zeros. h_n, c_n are contiguous. mask (T, B) of bool: where rows stand still;
         reset: before which steps the state is set to zeros. rng draws the masks of the spec, or is
-        these masks; None: none.
+        these masks; None: none. beside: the other direction.
         """
         h0, c0 = start
         h_n, c_n = end
@@ -105,7 +107,7 @@ cdef class Direction:
             masks = cell_masks(self.spec, rng, shape, h_n.shape[1], x.dtype)
         packed = self.weights.get(weights, masks, x.shape[0], x.shape[1])
         kept = masked_forward(self, packed, x, h0, c0, y, h_n, c_n, lengths, reverse, save, mask,
-                              reset, masks)
+                              reset, masks, beside)
         if not save:
             return None
         h0 = empty(h_n.shape, x.dtype, zeros=True) if h0 is None else h0
@@ -117,34 +119,35 @@ cdef class Direction:
         return Tape(inputs, *kept)
 
     def backward(
-        self, tape, dy, tuple dend, tuple dstart, dict dw, keep=False, bint add=False
+        self, tape, dy, tuple dend, tuple dstart, dict dw, keep=False, bint add=False,
+        Beside beside=None,
     ):
         """Write dstart and the gradients dw (name -> contiguous array); returns dx.
 
         dy (T, B, H|P) or None; dend (dh_n, dc_n), None: zeros; dstart (dh0, dc0). add: dw holds
-        the sums over later steps, which go on.
+        the sums over later steps, which go on. beside: the other direction.
         """
         dh_n, dc_n = dend
         dh0, dc0 = dstart
-        dx, _ = masked_backward(self, tape, dy, dh_n, dc_n, dh0, dc0, dw, keep, False, add)
+        dx, _ = masked_backward(self, tape, dy, dh_n, dc_n, dh0, dc0, dw, keep, False, add, beside)
         return dx
 
 
 cdef masked_forward(
     Direction self, Weights weights, x, h0, c0, y, h_n, c_n, lengths, bint reverse, bint save,
-    mask, reset, dict masks,
+    mask, reset, dict masks, Beside beside=None,
 ):
     """`run_forward` on the steps that the mask does not leave out."""
     if mask is None:
         return run_forward(self, weights, x, h0, c0, y, h_n, c_n, lengths, reverse, save, reset,
-                           masks)
+                           masks, beside)
     steps = Steps(mask, lengths, reverse)
     h = np.empty((steps.K, *y.shape[1:]), y.dtype)
     masks = {name: steps.front(m) if m.ndim == 3 else m for name, m in masks.items()}
     if reset is not None:
         reset = steps.place_resets(reset, reverse)
     kept = run_forward(self, weights, steps.front(x), h0, c0, h, h_n, c_n, steps.lengths, reverse,
-                       save, reset, masks)
+                       save, reset, masks, None)
     steps.spread(h, h0, y)
     if steps.at_end is not None:
         h_n[steps.at_end], c_n[steps.at_end] = 0, 0
@@ -152,7 +155,8 @@ cdef masked_forward(
 
 
 cdef masked_backward(
-    Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep, bint step_norms, bint add=False
+    Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep, bint step_norms, bint add=False,
+    Beside beside=None,
 ):
     """`run_backward` on the steps that the mask does not leave out."""
     steps, first = tape.steps, None
@@ -161,7 +165,8 @@ cdef masked_backward(
                       for d in (dh_n, dc_n))
     if steps is not None and dy is not None:
         dy, first = steps.collect(dy)
-    dx, norms = run_backward(self, tape, dy, dh_n, dc_n, dh0, dc0, dw, keep, step_norms, add)
+    dx, norms = run_backward(self, tape, dy, dh_n, dc_n, dh0, dc0, dw, keep, step_norms, add,
+                             beside if steps is None else None)
     if first is not None:
         dh0 += first
     return dx if steps is None else steps.back(dx), norms
@@ -171,7 +176,7 @@ cdef masked_backward(
 
 cdef run_forward(
     Direction self, Weights weights, ndarray x, h0, c0, y, h_n, c_n, lengths, bint reverse,
-    bint save, reset, dict masks,
+    bint save, reset, dict masks, Beside beside,
 ):
     """Write y, h_n and c_n; returns what a Tape keeps, but for the steps; without ``save`` None."""
     cdef fl_lstm q
@@ -212,7 +217,12 @@ cdef run_forward(
     resets = resets_of(reset, order, active, q.U * q.L, y.dtype)
     use_resets(&job, resets)
     cdef int n = team_size(&job)
-    if B and T:
+    if beside is not None and beside.repays(&job):
+        beside.begin(&job)
+    elif beside is not None and beside.first != NULL:
+        with nogil:
+            beside.both(&job, forward_work, NULL)
+    elif B and T:
         with nogil:
             run_loop(n, forward_work, &job)
     elif not ragged:
@@ -267,7 +277,8 @@ cdef int use_resets(Job *job, resets) except -1:
 # -- backward --------------------------------------------------------------------------------
 
 cdef run_backward(
-    Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep, bint step_norms, bint add=False
+    Direction self, tape, dy, dh_n, dc_n, dh0, dc0, dict dw, keep, bint step_norms, bint add,
+    Beside beside,
 ):
     """dx, and the norms of the gradients at each step, or None."""
     cdef fl_lstm q
@@ -304,11 +315,18 @@ cdef run_backward(
         q.norms, q.variant = address(norms), True
         describe_in_full(&job.variant, weights.spec, weights.arrays)
     cdef int n = team_size(&job)
+    cdef bint begins = beside is not None and beside.repays(&job)
+    cdef bint ends = beside is not None and beside.first != NULL
     cdef Scratch scratch = self.borrow()
-    gradients_in(scratch, &job, n)
+    gradients_in(scratch, &job, 1 if begins or ends else n)
     gates = tape.consume(keep)  # only now: what failed so far can be tried again
     q.gates = address(gates)
-    if B and T:
+    if begins:
+        beside.begin(&job)
+    elif ends:
+        with nogil:
+            beside.both(&job, backward_work, gradient_work)
+    elif B and T:
         with nogil:
             run_loop(n, backward_work, &job)
             if not job.interrupted:

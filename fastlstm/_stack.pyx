@@ -14,6 +14,8 @@ from numpy cimport ndarray
 
 import numpy as np
 
+from ._beside import Beside
+
 from ._memory cimport aligned, empty
 
 __all__ = ["by_argument", "by_cell", "new_states", "stack_backward", "stack_forward"]
@@ -136,7 +138,10 @@ def stack_forward(
         P = widths[layer][0]
         y = out if out is not None and layer == L - 1 else empty((T, B, D * P), dtype)
         of_layer = []
-        for d in range(D):
+        if may_pair(cells[layer]):
+            of_layer = forward_pair(cells[layer], x, starts, k, y, P, ends, lengths, save, steps)
+            k += 2
+        for d in range(D if not of_layer else 0):
             cell, weights = cells[layer][d]
             y_d = y if D == 1 else y[:, :, d * P:(d + 1) * P]
             if steps:
@@ -151,6 +156,38 @@ def stack_forward(
             y *= masks[layer]
         x = y
     return y, finals, tapes
+
+
+cdef bint may_pair(list cells):
+    """Whether these are two cells that can run side by side."""
+    if len(cells) != 2:
+        return False
+    return getattr(cells[0][0], "pairs", False) and getattr(cells[1][0], "pairs", False)
+
+
+cdef list forward_pair(
+    list cells, x, list starts, Py_ssize_t k, y, Py_ssize_t P, list ends, lengths, bint save, steps
+):
+    """The tapes of both directions of a layer, cells k and k + 1; writes y and their ends."""
+    (one, w_one), (two, w_two) = cells
+    named = steps or {}
+    given = x, w_two, starts[k + 1], y[:, :, P:], ends[k + 1], lengths, True, save
+    beside = Beside(two.forward, given, named)
+    tape = one.forward(x, w_one, starts[k], y[:, :, :P], ends[k], lengths, False, save,
+                       beside=beside, **named)
+    return [tape, beside.get()]
+
+
+cdef backward_pair(
+    list cells, list tapes, Py_ssize_t k, dy, Py_ssize_t P, list dends, list dstarts, list grads
+):
+    """dx of both, which read the same x; writes dstarts and grads."""
+    (one, _), (two, _) = cells
+    dy_one, dy_two = (None, None) if dy is None else (dy[:, :, :P], dy[:, :, P:])
+    given = tapes[1], dy_two, dends[k + 1], dstarts[k + 1], grads[k + 1]
+    beside = Beside(two.backward, given, {})
+    dx = one.backward(tapes[0], dy_one, dends[k], dstarts[k], grads[k], beside=beside)
+    return np.add(dx, beside.get(), out=dx)
 
 
 def stack_backward(
@@ -187,7 +224,9 @@ def stack_backward(
         if masks[layer] is not None and dy is not None:
             dy = dy * masks[layer]  # y *= mask
         dx = None
-        for d in range(D):
+        if may_pair(cells[layer]):
+            dx = backward_pair(cells[layer], tapes[layer], layer * D, dy, P, dends, dstarts, grads)
+        for d in range(D if dx is None else 0):
             k = layer * D + d
             cell, _ = cells[layer][d]
             dy_d = dy if dy is None or D == 1 else dy[:, :, d * P:(d + 1) * P]

@@ -40,8 +40,17 @@ def test_determinism_any_number_of_threads(simd, dtype, threads, case):
         assert_identical(run(simd, problem), answer, f"{case} with {n} threads")
 
 
-def test_determinism_layers_with_any_number_of_threads(make_layer, dtype, threads):
-    stack = Stack(T=12, B=14, I=9, H=40, L=2, bidirectional=True)
+@pytest.mark.parametrize(
+    "stack",
+    [
+        Stack(T=12, B=14, I=9, H=40, L=2, bidirectional=True),
+        Stack(T=60, B=2, I=16, H=33, L=2, bidirectional=True),  # the directions side by side
+        Stack(T=60, B=3, I=9, H=40, P=11, bidirectional=True),
+        Stack(T=60, B=3, I=9, H=40, bidirectional=True, lengths=(60, 0, 17)),
+    ],
+    ids=str,
+)
+def test_determinism_layers_with_any_number_of_threads(make_layer, dtype, threads, stack):
     problem = make_stack_problem(stack, dtype)
     threads(1)
     answer = run_layer(make_layer, problem)

@@ -134,6 +134,13 @@ def test_interrupt_backward(isa, shape, fraction):
                    FASTLSTM_NUM_THREADS="2")  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", ["forward", "backward"])
+def test_interrupt_directions_side_by_side(kind):
+    """The signal is seen by one of them, the other ends too."""
+    program = PROGRAM.replace("seed=0", "bidirectional=True, seed=0")
+    assert_in_time(kind, 2, 16, 96, 0.3, SECONDS, program=program, FASTLSTM_NUM_THREADS="2")
+
+
 # The team serves another caller: this thread does all shares itself, one after the other.
 ALONE = PROGRAM.replace(
     "signal.signal(",

@@ -11,6 +11,7 @@ import pytest
 from stacks import Stack, make_stack_problem, with_weights
 
 import fastlstm as fl
+from fastlstm import _stack
 
 WIDE = Stack(T=12, B=14, I=9, H=40, L=2, bidirectional=True)
 
@@ -67,6 +68,27 @@ def test_processes_eight_threads(make_layer, dtype, shared):
     for results, answer in zip(together(8, work), alone, strict=True):
         for a, b in zip(results, answer, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.skipif(fl.info()["isa"] == "none", reason="one thread does the BLAS step")
+def test_processes_directions_run_side_by_side(threads, monkeypatch):
+    """Those whose weights fit in L2; in one thread, or with others, one after the other."""
+    log = []
+
+    class Recorder(_stack.Beside):
+        def get(self):
+            log.append(self.done)
+            return super().get()
+
+    monkeypatch.setattr(_stack, "Beside", Recorder)
+    x = np.ones((600, 1, 16), np.float32)
+    small, large = (fl.LSTM(16, H, bidirectional=True, seed=0) for H in (64, 400))
+    for layer, n, beside in ((small, 2, True), (small, 1, False), (large, 2, False)):
+        threads(n)
+        y, _, tape = layer.forward(x)
+        layer.backward(tape, y)
+        assert log == [beside] * 2
+        log.clear()
 
 
 def test_processes_one_tape_for_all(threads):
