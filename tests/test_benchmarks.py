@@ -8,9 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fastlstm as fl
+
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import bars, cases, epoch, machine, measure, oracle, render, report, rows, worker
+from benchmarks import (
+    bars,
+    busy,
+    cases,
+    epoch,
+    machine,
+    measure,
+    oracle,
+    render,
+    report,
+    rows,
+    worker,
+)
 from benchmarks.engine import Call, Engine
 from benchmarks.numpy_loop import NumpyLSTM
 from benchmarks.peers import ENGINES
@@ -248,6 +262,19 @@ def test_engine_that_ends_in_its_turn_does_not_end_the_run(tmp_path):
     assert row["engines"]["pytorch"] == {"skipped": "the process ended (EOFError)"}
     assert row["engines"]["fastlstm"]["us"] == 7
     assert log.count("fastlstm") == 3
+
+
+def test_busy_tries_one_thread_and_all(monkeypatch, capsys, threads):
+    threads(2)
+    seen = []
+    monkeypatch.setattr(
+        busy, "mean_us", lambda call, seconds: seen.append(fl.get_num_threads()) or 5
+    )
+    assert busy.main(["--busy", "0", "1"]) == 1
+    assert seen == [1, 2] * busy.TURNS * len(busy.CASES) * 2 * 2
+    assert fl.get_num_threads() == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("1 busy") for line in lines) == 2 * len(busy.CASES)
 
 
 def test_readme_shows_a_run_that_is_kept():
