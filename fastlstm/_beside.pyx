@@ -2,17 +2,16 @@
 """The two directions of a layer side by side, a thread each."""
 
 from ._csrc cimport fl_flag_is_up, fl_lstm, fl_raise_flag, fl_work
-from ._job cimport Job, flop_of_step, step_ns, units_team_size
+from ._job cimport Job, repays_a_team, step_ns, units_team_size, weight_bytes
 from ._kernels cimport threads
 from ._team cimport team_share, team_worth
 
-# Bytes of a direction's weights up to which its thread finds them in L2, and FLOP of its loop for
-# each lane of a vector. With two threads, T = 100, B = 1, of the time of sharing the units of one
-# direction after the other: I,H = 8,32 0.61, 16,64 0.76, 64,128 0.92, in training 0.63, 0.78, 0.91;
-# in float64 16,64 0.83, 64,96 0.95. Larger ones share the units twice as fast as one thread is, for
-# two L2 hold more than one (Zen 3, 2026-11).
+# Bytes of a direction's weights up to which its thread finds them in L2. With two threads, T = 100,
+# B = 1, of the time of sharing the units of one direction after the other: I,H = 8,32 0.61,
+# 16,64 0.76, 64,128 0.92, in training 0.63, 0.78, 0.91; in float64 16,64 0.83, 64,96 0.95. Larger
+# ones share the units twice as fast as one thread is, for two L2 hold more than one (Zen 3,
+# 2026-11).
 cdef Py_ssize_t BESIDE_BYTES = 1 << 19
-cdef double BESIDE_FLOP = 2e4
 
 
 cdef struct Both:
@@ -56,13 +55,11 @@ cdef class Beside:
     cdef bint repays(self, const Job *job) noexcept:
         """Whether the first direction, of this job, is to begin the second."""
         cdef const fl_lstm *q = job.q
-        cdef Py_ssize_t weights = 4 * q.H * (q.I + q.P) * (8 if job.is_f64 else 4)
         if self.first != NULL or job.simd == NULL or not job.by_units or threads < 2:
             return False
-        if weights > BESIDE_BYTES or units_team_size(q) > 2:
+        if weight_bytes(q, job.is_f64) > BESIDE_BYTES or units_team_size(q) > 2:
             return False
-        return (flop_of_step(q) * q.T >= BESIDE_FLOP * q.L
-                and team_worth(2, q.T * step_ns(job, 1)) == 2)
+        return repays_a_team(q) and team_worth(2, q.T * step_ns(job, 1)) == 2
 
     cdef int begin(self, Job *first) except -1:
         """Let the second direction run, and with it the first."""

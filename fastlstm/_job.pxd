@@ -41,6 +41,11 @@ cdef inline double flop_of_step(const fl_lstm *q) noexcept nogil:
     return 8.0 * q.B * q.H * (q.I + q.P)
 
 
+cdef inline Py_ssize_t weight_bytes(const fl_lstm *q, bint is_f64) noexcept nogil:
+    return 4 * q.H * (q.I + q.P) * (8 if is_f64 else 4)
+
+
+cdef bint repays_a_team(const fl_lstm *q) noexcept nogil
 cdef int units_team_size(const fl_lstm *q) noexcept nogil
 cdef long long step_ns(const Job *job, int n) noexcept nogil
 cdef int team_size(Job *job) noexcept

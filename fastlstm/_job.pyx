@@ -88,6 +88,11 @@ cdef inline bint is_fused(const fl_lstm *q, Py_ssize_t tile_rows, Py_ssize_t ite
         q.L * row <= FUSED_PANEL_BYTES or q.H * row >= FUSED_BYTES)
 
 
+cdef bint repays_a_team(const fl_lstm *q) noexcept nogil:
+    """Whether a call that does not share its rows is long enough for more than one thread."""
+    return flop_of_step(q) * q.T >= UNITS_FLOP * q.L
+
+
 cdef int units_team_size(const fl_lstm *q) noexcept nogil:
     """How many threads share the units of a step: one, where a projection needs all of them."""
     cdef double most
@@ -104,12 +109,11 @@ cdef long long step_ns(const Job *job, int n) noexcept nogil:
 
 cdef inline bint shares_rows(const fl_lstm *q, bint is_f64) noexcept nogil:
     """Whether threads share the rows of a call, and not the units."""
-    cdef Py_ssize_t weights = 4 * q.H * (q.I + q.P) * (8 if is_f64 else 4)
     if q.B < ROWS_A_THREAD * threads:
         return False
     if q.B >= ROWS_FOR_LARGE * threads or q.w_proj != NULL:
         return True
-    return weights < LARGE_BYTES or groups_of_panels(q) < threads
+    return weight_bytes(q, is_f64) < LARGE_BYTES or groups_of_panels(q) < threads
 
 
 cdef int team_size(Job *job) noexcept:
@@ -120,7 +124,7 @@ cdef int team_size(Job *job) noexcept:
         return 1
     if not shares_rows(q, job.is_f64):
         job.by_units = True
-        n = units_team_size(q) if flop_of_step(q) * q.T >= UNITS_FLOP * q.L else 1
+        n = units_team_size(q) if repays_a_team(q) else 1
     elif flop_of_step(q) * q.T < ROWS_FLOP:
         n = 1
     return team_worth(n, q.T * step_ns(job, 1))

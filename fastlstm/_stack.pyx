@@ -137,20 +137,16 @@ def stack_forward(
     for layer in range(L):
         P = widths[layer][0]
         y = out if out is not None and layer == L - 1 else empty((T, B, D * P), dtype)
-        of_layer = []
         if may_pair(cells[layer]):
             of_layer = forward_pair(cells[layer], x, starts, k, y, P, ends, lengths, save, steps)
-            k += 2
-        for d in range(D if not of_layer else 0):
-            cell, weights = cells[layer][d]
-            y_d = y if D == 1 else y[:, :, d * P:(d + 1) * P]
-            if steps:
-                tape = cell.forward(x, weights, starts[k], y_d, ends[k], lengths, d == 1, save,
-                                    **steps)
-            else:
-                tape = cell.forward(x, weights, starts[k], y_d, ends[k], lengths, d == 1, save)
-            of_layer.append(tape)
-            k += 1
+        else:
+            of_layer = []
+            for d in range(D):
+                cell, weights = cells[layer][d]
+                y_d = y if D == 1 else y[:, :, d * P:(d + 1) * P]
+                given = x, weights, starts[k + d], y_d, ends[k + d], lengths, d == 1, save
+                of_layer.append(cell.forward(*given, **steps) if steps else cell.forward(*given))
+        k += D
         tapes.append(of_layer)
         if masks[layer] is not None:
             y *= masks[layer]
@@ -223,14 +219,16 @@ def stack_backward(
         P = widths[layer][0]
         if masks[layer] is not None and dy is not None:
             dy = dy * masks[layer]  # y *= mask
-        dx = None
+        k = layer * D
         if may_pair(cells[layer]):
-            dx = backward_pair(cells[layer], tapes[layer], layer * D, dy, P, dends, dstarts, grads)
-        for d in range(D if dx is None else 0):
-            k = layer * D + d
-            cell, _ = cells[layer][d]
-            dy_d = dy if dy is None or D == 1 else dy[:, :, d * P:(d + 1) * P]
-            dx_d = cell.backward(tapes[layer][d], dy_d, dends[k], dstarts[k], grads[k])
-            dx = dx_d if dx is None else np.add(dx, dx_d, out=dx)  # both read the same x
+            dx = backward_pair(cells[layer], tapes[layer], k, dy, P, dends, dstarts, grads)
+        else:
+            dx = None
+            for d in range(D):
+                cell, _ = cells[layer][d]
+                dy_d = dy if dy is None or D == 1 else dy[:, :, d * P:(d + 1) * P]
+                dx_d = cell.backward(tapes[layer][d], dy_d, dends[k + d], dstarts[k + d],
+                                     grads[k + d])
+                dx = dx_d if dx is None else np.add(dx, dx_d, out=dx)  # both read the same x
         dy = dx
     return dy, initial

@@ -15,8 +15,8 @@ MUTANTS = {
     ),
     "layer: the other direction is not reversed": (
         "fastlstm/_stack.pyx",
-        "ends[k], lengths, d == 1, save)",
-        "ends[k], lengths, False, save)",
+        "ends[k + 1], lengths, True, save",
+        "ends[k + 1], lengths, False, save",
         LAYER,
     ),
     "layer: dx of one direction only": (
